@@ -1,0 +1,86 @@
+"""Peers: who is judged. An IPv4 address, or an IPv6 /64, unless configured otherwise."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+# A prefix shorter than these is a good part of the Internet: no verdict on a peer.
+SHORTEST = {4: 8, 6: 16}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSize:
+    """The prefix lengths that make one peer; whole bytes, so that a peer's key is a slice.
+
+    ipv4: 8 to 32, ipv6: 32 to 128, both multiples of 8.
+    """
+
+    ipv4: int = 32
+    ipv6: int = 64
+
+    def prefix(self, version: int) -> int:
+        """The prefix length of a peer of this IP version (4 or 6)."""
+        return self.ipv4 if version == 4 else self.ipv6
+
+    def key(self, address: bytes) -> bytes:
+        """The peer's key: as many leading bytes of a packed address as its prefix has."""
+        return address[: (self.ipv4 if len(address) == 4 else self.ipv6) >> 3]
+
+    def network(self, address: bytes) -> Network:
+        """The peer that a packed address (4 or 16 bytes) belongs to."""
+        version = 4 if len(address) == 4 else 6
+        return ip_network((address, self.prefix(version)), strict=False)
+
+    def is_peer(self, network: Network) -> bool:
+        """Whether the network is exactly one peer, neither a wider prefix nor a part of a peer."""
+        return network.prefixlen == self.prefix(network.version)
+
+    def parse(self, text: str) -> Network:
+        """The network that an operator's PEER means: a bare address stands for its whole peer.
+
+        Raises ValueError with the reason for anything else, for host bits behind a prefix and
+        for prefixes shorter than /8 (IPv4) or /16 (IPv6).
+        """
+        text = text.strip()
+        if "/" not in text:
+            address = _address(text)
+            return ip_network((address, self.prefix(address.version)), strict=False)
+        network = parse_network(text)
+        if network.prefixlen < SHORTEST[network.version]:
+            raise ValueError(
+                f"{text}: a prefix shorter than /{SHORTEST[network.version]} is too wide for a list"
+            )
+        return network
+
+    def text(self, network: Network) -> str:
+        """How a network is shown; parse() of it gives the same network."""
+        bare = network.prefixlen == network.max_prefixlen == self.prefix(network.version)
+        return str(network.network_address if bare else network)
+
+
+def parse_network(text: str) -> Network:
+    """An address or a prefix as a network; ValueError with the reason and the likely meaning."""
+    address, _, length = text.strip().partition("/")
+    base = _address(address)
+    if not length:
+        return ip_network(base)
+    if not length.isascii() or not length.isdigit() or int(length) > base.max_prefixlen:
+        raise ValueError(f"{text}: the prefix length must be 0 to {base.max_prefixlen}")
+    network = ip_network((base, int(length)), strict=False)
+    if network.network_address != base:
+        raise ValueError(f"{text}: has bits set behind the prefix; did you mean {network}?")
+    return network
+
+
+def _address(text: str) -> Address:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an IPv4 nor an IPv6 address or prefix") from None
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise ValueError(f"{text}: a zone ({address.scope_id}) can't be listed")
+        return address.ipv4_mapped or address
+    return address
