@@ -14,11 +14,18 @@ SHORTEST = {4: 8, 6: 16}
 class PeerSize:
     """The prefix lengths that make one peer; whole bytes, so that a peer's key is a slice.
 
-    ipv4: 8 to 32, ipv6: 32 to 128, both multiples of 8.
+    ipv4: 8 to 32, ipv6: 40 to 128, both multiples of 8; so the length of a key tells its version.
     """
 
     ipv4: int = 32
     ipv6: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse lengths that aren't whole bytes, or that a key couldn't tell apart."""
+        if self.ipv4 % 8 or not 8 <= self.ipv4 <= 32 or self.ipv6 % 8 or not 40 <= self.ipv6 <= 128:
+            raise ValueError(
+                "a peer is a whole number of bytes: /8 to /32, and /40 to /128 in IPv6"
+            )
 
     def prefix(self, version: int) -> int:
         """The prefix length of a peer of this IP version (4 or 6)."""
@@ -32,6 +39,12 @@ class PeerSize:
         """The peer that a packed address (4 or 16 bytes) belongs to."""
         version = 4 if len(address) == 4 else 6
         return ip_network((address, self.prefix(version)), strict=False)
+
+    def network_of_key(self, key: bytes) -> Network:
+        """The peer that a key stands for."""
+        version = 4 if len(key) == self.ipv4 >> 3 else 6
+        address = key.ljust(4 if version == 4 else 16, b"\0")
+        return ip_network((address, self.prefix(version)))
 
     def is_peer(self, network: Network) -> bool:
         """Whether the network is exactly one peer, neither a wider prefix nor a part of a peer."""

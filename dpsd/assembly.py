@@ -1,0 +1,71 @@
+"""From a configuration to the parts that it describes, for the daemon and for a replay."""
+
+from collections.abc import Callable
+
+from dpsd.config import Config
+from dpsd.core.engine import Engine
+from dpsd.core.events import State
+from dpsd.core.lists import Lists
+from dpsd.core.policy import Policy
+from dpsd.core.sessions import Scope
+from dpsd.kernel.ctnetlink import endpoints
+from dpsd.kernel.host import Host
+
+_TIMED = ("established", "fin_wait", "close_wait", "last_ack")
+
+
+def policy(config: Config) -> Policy:
+    """The numbers that verdicts come from."""
+    rules, evidence = config.policy, config.evidence
+    return Policy(
+        slots=config.protect.slots,
+        block_at=rules.block_at,
+        block_for=rules.block_for,
+        block_max=rules.block_max,
+        black_after=rules.black_after,
+        black_within=rules.black_within,
+        half_life=rules.half_life,
+        stress_at=config.stress.at,
+        calm_cost=config.evidence.calm_cost,
+        proper={State[name.upper()]: getattr(config.proper_times, name) for name in _TIMED},
+        proper_stress={State[name.upper()]: getattr(config.stress, name) for name in _TIMED},
+        churn_rate=evidence.churn_rate,
+        churn_burst=evidence.churn_burst,
+        churn_cost=evidence.churn_cost,
+        abort_cost=evidence.abort_cost,
+        empty_cost=evidence.empty_cost,
+        empty_bytes=evidence.empty_bytes,
+        time_wait_allowance=evidence.time_wait_allowance,
+        time_wait_cost=evidence.time_wait_cost,
+    )
+
+
+def engine(config: Config, host: Host, lists: Lists) -> Engine:
+    """An engine that protects what the configuration says, and knows nothing yet."""
+    made = Engine(
+        policy(config),
+        config.peers.size,
+        lists,
+        endpoints,
+        protects(config, host),
+        host.is_near,
+    )
+    made.sessions.established_for = config.forget.established
+    return made
+
+
+def protects(config: Config, host: Host) -> Callable[[bytes, int], bool]:
+    """Whether a server's packed address and port are protected."""
+    ports = frozenset(config.protect.ports)
+    behind = Host(own_prefixes=config.protect.addresses) if config.protect.addresses else host
+    own = behind.own
+
+    def protected(address: bytes, port: int) -> bool:
+        return port in ports and (address in own or behind.is_own(address))
+
+    return protected
+
+
+def scopes(config: Config) -> list[Scope]:
+    """The dumps that together show every protected session."""
+    return [(port, version) for port in config.protect.ports for version in (4, 6)]

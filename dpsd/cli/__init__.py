@@ -1,0 +1,13 @@
+"""The command `dpsd`.
+
+app.py       the commands and their arguments
+editing.py   block, unblock, allow, disallow: one transaction each, and waiting for the daemon
+why.py       what `why` tells
+status.py    what `status` and `check` tell
+output.py    tables, JSON, times and messages
+own.py       this host's own addresses
+"""
+
+from dpsd.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,159 @@
+"""What an operator changes: one transaction each, then waiting until the daemon has applied it.
+
+These functions raise BadArgument for what makes no sense, NotSo for what isn't there, and whatever
+the store raises.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dpsd.cli import own
+from dpsd.cli.output import moment
+from dpsd.cli.status import latest_node
+from dpsd.config import Config, format_duration
+from dpsd.core.lists import Entry, ListName
+from dpsd.core.peers import Network
+from dpsd.errors import BadArgument, NotSo, Unavailable
+from dpsd.store import Action, Record, Store
+
+SOURCE = "operator"
+CONFIG_SOURCE = "config"  # of entries that the daemon takes from lists.white
+PATIENCE = 5.0  # seconds to wait for the daemon
+_POLL = 0.02  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was changed, in words, and the revision that it made. None: nothing had to change."""
+
+    message: str
+    revision: int | None
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Editor:
+    """An operator's hand on the lists, at one instant (s since the epoch)."""
+
+    store: Store
+    config: Config
+    now: float
+
+    def block(self, peer: Network, seconds: float | None, reason: str) -> Done:
+        """Put a peer on the block list for so long, or on the black one for good (None)."""
+        self._refuse_own(peer)
+        found = self._covering(peer)
+        if seconds is not None:
+            entry = self._entry(ListName.BLOCK, peer, reason, seconds)
+            return self._put(entry, [], self._overruled_by(peer, found))
+        # The black list decides before the block list: an entry there would only mislead.
+        freed = [e for e in found if e.list is ListName.BLOCK and e.peer == peer]
+        entry = self._entry(ListName.BLACK, peer, reason, None)
+        white = [e for e in found if e.list is ListName.WHITE]
+        return self._put(entry, freed, self._overruled_by(peer, white))
+
+    def allow(self, peer: Network, seconds: float | None, reason: str) -> Done:
+        """Put a peer on the white list, for so long or for good (None)."""
+        if peer in self.config.white:
+            name = self._name(peer)
+            return Done(f"{name} is white already, by the configuration (lists.white)", None)
+        return self._put(self._entry(ListName.WHITE, peer, reason, seconds), [], [])
+
+    def unblock(self, peer: Network) -> Done:
+        """Take a peer off the block and black lists."""
+        return self._take_off(peer, (ListName.BLACK, ListName.BLOCK))
+
+    def disallow(self, peer: Network) -> Done:
+        """Take a peer off the white list."""
+        entry = self.store.entry(ListName.WHITE, peer, self.now)
+        if peer in self.config.white or (entry is not None and entry.source == CONFIG_SOURCE):
+            raise NotSo(
+                f"{self._name(peer)} is white by the configuration: take it out of lists.white,"
+                " and reload the daemon"
+            )
+        return self._take_off(peer, (ListName.WHITE,))
+
+    def _take_off(self, peer: Network, names: tuple[ListName, ...]) -> Done:
+        found = [entry for entry in self._covering(peer) if entry.list in names]
+        exact = [entry for entry in found if entry.peer == peer]
+        wider = [
+            f"{self._name(entry.peer)}, which covers it, is on the {entry.list} list"
+            for entry in found
+            if entry.peer != peer
+        ]
+        lists = " or ".join(names)
+        if not exact:
+            raise NotSo("; ".join([f"{self._name(peer)} is not on the {lists} list", *wider]))
+        number = self.store.commit([self._removal(entry) for entry in exact])
+        off = " and ".join(f"the {entry.list} list" for entry in exact)
+        return Done(f"{self._name(peer)} is off {off}", number, wider)
+
+    def _put(self, entry: Entry, freed: Iterable[Entry], warnings: list[str]) -> Done:
+        records = [Record(Action.ADD, entry, self.now), *map(self._removal, freed)]
+        number = self.store.commit(records)
+        until = "for good"
+        if entry.expires_at is not None:
+            left = format_duration(entry.expires_at - self.now)
+            until = f"until {moment(entry.expires_at)} ({left})"
+        message = f"{self._name(entry.peer)} is on the {entry.list} list {until}"
+        return Done(message, number, warnings)
+
+    def _entry(self, name: ListName, peer: Network, reason: str, seconds: float | None) -> Entry:
+        until = None if seconds is None else self.now + seconds
+        return Entry(name, peer, reason, SOURCE, self.now, until)
+
+    def _removal(self, entry: Entry) -> Record:
+        by = Entry(entry.list, entry.peer, "", SOURCE, self.now)
+        return Record(Action.REMOVE, by, self.now)
+
+    def _covering(self, peer: Network) -> list[Entry]:
+        return self.store.covering(peer, self.now)
+
+    def _name(self, peer: Network) -> str:
+        return self.config.peers.size.text(peer)
+
+    def _overruled_by(self, peer: Network, found: Iterable[Entry]) -> list[str]:
+        """Warnings of what decides on a peer before its new entry does."""
+        over = {entry.peer: entry.list for entry in found if entry.list is not ListName.BLOCK}
+        over |= {white: ListName.WHITE for white in self.config.white if holds(white, peer)}
+        effects = {ListName.WHITE: "passes all the same", ListName.BLACK: "stays blocked for good"}
+        return [
+            f"{self._name(by)} is on the {name} list, so"
+            f" {'it' if by == peer else self._name(peer)} {effects[name]}"
+            for by, name in over.items()
+        ]
+
+    def _refuse_own(self, peer: Network) -> None:
+        for address in own.addresses():
+            if holds(peer, address):
+                what = f"this host's own address {address.network_address}"
+                raise BadArgument(f"{self._name(peer)} can't be blocked: it covers {what}")
+        for protected in self.config.protect.addresses:
+            if holds(peer, protected):
+                what = f"{self._name(protected)}, which is protected (protect.addresses)"
+                raise BadArgument(f"{self._name(peer)} can't be blocked: it covers {what}")
+
+
+def holds(wide: Network, narrow: Network) -> bool:
+    """Whether the whole of one network lies in another."""
+    return wide.version == narrow.version and wide.supernet_of(narrow)  # type: ignore[arg-type]
+
+
+def wait_until_applied(store: Store, revision: int) -> str:
+    """Wait for the daemon to bring a revision into the kernel; what to add to the message.
+
+    Raises Unavailable when it doesn't within PATIENCE.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while store.claimed():
+        node = latest_node(store)
+        if node is not None and node.applied >= revision:
+            return "; dpsd only observes, nothing is enforced" if node.mode == "observe" else ""
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"stored, but the daemon has not applied it within {format_duration(PATIENCE)};"
+                " see its log, and `dpsd status`"
+            )
+        time.sleep(_POLL)
+    return "; stored, it takes effect when the daemon starts"

@@ -1,0 +1,95 @@
+"""What `status` and `check` tell; nothing here changes anything."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dpsd.cli.output import counts, moment
+from dpsd.config import Config
+from dpsd.core.lists import ListName
+from dpsd.errors import DpsdError, NotPermitted, Unavailable
+from dpsd.store import Node, Store
+
+Json = dict[str, Any]
+
+
+def status(store: Store, now: float) -> Json:
+    """The daemon's last word, if it runs, and what is in the store."""
+    running = store.claimed()
+    node = latest_node(store) if running else None
+    listed = Counter(entry.list for entry in store.entries(now))
+    told: Json = {
+        "running": running,
+        "mode": None,
+        "pressure": None,
+        "events": {"received": 0, "lost": 0},
+        "sessions": {"open": 0, "by_state": {}},
+        "peers": 0,
+    }
+    if node is not None:
+        about = {"pid": node.pid, "started_at": moment(node.started_at), "mode": node.mode}
+        told = _merged(_merged(told, node.status), about)
+    return {
+        **told,
+        "lists": {name.value: listed[name] for name in ListName},
+        "revision": {"stored": store.revision(), "applied": node.applied if node else None},
+    }
+
+
+def latest_node(store: Store) -> Node | None:
+    """The daemon that told something last: the one that runs, if one does."""
+    return max(store.nodes(), key=lambda node: node.updated_at, default=None)
+
+
+def _merged(under: Json, over: Json) -> Json:
+    """Two objects as one, also inside; `over` wins."""
+    both = {
+        name: _merged(under[name], over[name])
+        for name in under.keys() & over.keys()
+        if isinstance(under[name], dict) and isinstance(over[name], dict)
+    }
+    return {**under, **over, **both}
+
+
+def summary(told: Json) -> Iterator[tuple[str, str]]:
+    """The same for people: a head and a line each."""
+    if told["running"]:
+        since = f", pid {told['pid']} since {told['started_at']}" if "pid" in told else ", starting"
+        yield "daemon", f"runs{since}"
+        yield "mode", str(told["mode"])
+    else:
+        yield "daemon", "doesn't run"
+    events, sessions, revision = told["events"], told["sessions"], told["revision"]
+    if told["running"]:
+        pressure = told["pressure"]
+        yield "pressure", "unknown" if pressure is None else f"{pressure:.0%} of the slots"
+        blind = "; some are missing, so nobody is judged by them" if told.get("blind") else ""
+        yield "events", f"received {events['received']}, lost {events['lost']}{blind}"
+        by_state = f" ({counts(sessions['by_state'])})" if sessions["by_state"] else ""
+        yield "sessions", f"open {sessions['open']}{by_state}"
+        yield "peers", str(told["peers"])
+        if told.get("server_leaks"):
+            leaks = counts(told["server_leaks"])
+            yield "server", f"slot-seconds that its own overstays cost: {leaks}"
+    yield "lists", ", ".join(f"{name} {size}" for name, size in told["lists"].items())
+    applied = "none" if revision["applied"] is None else revision["applied"]
+    yield "revision", f"stored {revision['stored']}, applied {applied}"
+
+
+def store_problem(config: Config) -> DpsdError | None:
+    """Why the store couldn't be used as it is; None when it could. Creates nothing."""
+    path = Path(config.store.url.removeprefix("sqlite://"))
+    try:
+        if path.exists() and path.stat().st_size:
+            Store.open(config.store.url).close()
+        elif not path.parent.is_dir():
+            return Unavailable(f"store {path}: its directory doesn't exist; create it")
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            return NotPermitted(f"store {path}: this user can't write to its directory")
+    except PermissionError:
+        return NotPermitted(f"store {path}: this user can't get at it")
+    except DpsdError as error:
+        return error
+    return None

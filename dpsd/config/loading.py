@@ -1,0 +1,161 @@
+"""From a TOML file to a Config: everything that is wrong with it is told at once."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dpsd.config.keys import Config, Key
+from dpsd.config.kinds import format_duration, refuse_overlaps, written
+from dpsd.errors import ConfigError, NotPermitted
+from dpsd.paths import shipped
+
+DEFAULT_PATH = Path("/etc/dpsd/dpsd.toml")
+
+Problem = tuple[str, str]  # the key as section.key, and the reason
+Table = Mapping[str, object]
+
+_DEFAULTS = Config()
+SECTIONS: dict[str, type[Any]] = {
+    section.name: type(getattr(_DEFAULTS, section.name)) for section in fields(Config)
+}
+"""The class of each section, in the order of etc/dpsd.toml."""
+
+
+def keys_of(section: type[Any]) -> dict[str, Key]:
+    """The keys of a section's class by name, in order."""
+    return {entry.name: entry.metadata["key"] for entry in fields(section)}
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file.
+
+    Raises ConfigError with every problem, one a line, when it can't be used, and NotPermitted when
+    this user may not read it.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file. An empty one will do, as every key has a default;"
+            f" {shipped('etc/dpsd.toml')} explains them all"
+        ) from None
+    except PermissionError:
+        raise NotPermitted(f"{path}: this user may not read it") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+    try:
+        return parse(data.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: isn't UTF-8 text (byte {error.start})") from None
+
+
+def parse(text: str, name: str = "dpsd.toml") -> Config:
+    """The configuration in a text; its name is for the messages. ConfigError with all problems."""
+    try:
+        document = tomllib.loads(text + "\n")  # so that every error has a line
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        raise ConfigError(f"{name}: isn't TOML: {error}") from None
+    problems: list[Problem] = list(_unknown_sections(document))
+    sections = {
+        section: cls(**_read_section(section, document.get(section, {}), problems))
+        for section, cls in SECTIONS.items()
+    }
+    config = Config(**sections)
+    wrong = {key for key, _ in problems}
+    problems += [
+        (keys[0], reason) for keys, reason in _contradictions(config) if wrong.isdisjoint(keys)
+    ]
+    if problems:
+        raise ConfigError("\n".join(f"{name}: {key}: {reason}" for key, reason in problems))
+    return config
+
+
+def changed(old: Config, new: Config) -> list[str]:
+    """The keys, as section.key, whose values differ."""
+    return [
+        f"{section}.{key}"
+        for section, cls in SECTIONS.items()
+        for key in keys_of(cls)
+        if getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
+    ]
+
+
+def needs_restart(old: Config, new: Config) -> list[str]:
+    """Those of the changed keys that take effect only when the daemon is restarted."""
+
+    def is_fixed(name: str) -> bool:
+        section, _, key = name.partition(".")
+        return keys_of(SECTIONS[section])[key].restart
+
+    return list(filter(is_fixed, changed(old, new)))
+
+
+def _unknown_sections(document: Table) -> Iterator[Problem]:
+    for name, value in document.items():
+        if name not in SECTIONS:
+            what = "section" if isinstance(value, dict) else "key"
+            yield _bare(name), f"no such {what}{_nearest(name, [*SECTIONS])}"
+
+
+def _read_section(section: str, table: object, problems: list[Problem]) -> dict[str, object]:
+    """The values that are written and right; what is wrong goes to `problems`."""
+    if not isinstance(table, dict):
+        problems.append((section, f"must be a section, [{section}], not {written(table)}"))
+        return {}
+    known, values = keys_of(SECTIONS[section]), {}
+    for name, value in table.items():
+        if name not in known:
+            problems.append((f"{section}.{_bare(name)}", f"no such key{_nearest(name, [*known])}"))
+            continue
+        try:
+            values[name] = known[name].kind.read(value)
+        except ValueError as error:
+            problems.append((f"{section}.{name}", str(error)))
+    return values
+
+
+def _nearest(name: str, here: list[str]) -> str:
+    """The hint after an unknown name: what is called just so elsewhere, or nearly so here."""
+    elsewhere = [f"{section}.{name}" for section, cls in SECTIONS.items() if name in keys_of(cls)]
+    near = elsewhere or get_close_matches(name, here, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(here)}"
+
+
+def _bare(name: str) -> str:
+    """A key as it has to be written; quoted if it is an odd one, so that it can be printed."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else written(name)
+
+
+def _contradictions(config: Config) -> Iterator[tuple[list[str], str]]:
+    """Values that are each fine but don't go together: the keys, and the reason."""
+    try:
+        refuse_overlaps(config.white)
+    except ValueError as error:
+        yield ["lists.white", "peers.ipv4_prefix", "peers.ipv6_prefix"], str(error)
+    yield from _shorter(config, "policy.block_max", "policy.block_for")
+    if config.policy.black_after:
+        # Blocks are counted in the history.
+        yield from _shorter(config, "store.history_for", "policy.black_within")
+    for state in keys_of(SECTIONS["proper_times"]):
+        yield from _shorter(config, f"proper_times.{state}", f"stress.{state}")
+        yield from _shorter(config, f"forget.{state}", f"proper_times.{state}", equal=True)
+
+
+def _shorter(
+    config: Config, long: str, short: str, *, equal: bool = False
+) -> Iterator[tuple[list[str], str]]:
+    """The contradiction if what has to be the longer duration isn't; `equal` is one as well."""
+    (a, b) = (_value(config, long), _value(config, short))
+    if a < b or (equal and a == b):
+        must = "longer than" if equal else "at least as long as"
+        reason = f"{format_duration(a)} must be {must} {short} ({format_duration(b)})"
+        yield [long, short], reason
+
+
+def _value(config: Config, name: str) -> float:
+    section, _, key = name.partition(".")
+    return float(getattr(getattr(config, section), key))

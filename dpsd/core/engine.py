@@ -1,0 +1,256 @@
+"""The engine: the one file that shows the whole way from events to verdicts.
+
+    events -> sessions -> notes -> scores -> policy -> verdicts (lists)
+
+Pure: the same events and times give the same verdicts, live, in a replay and in a test. Times are
+seconds of one clock that never goes back; entries' instants are on that clock too.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dpsd.core.events import EndpointsOf, Event, Key, Measure, State
+from dpsd.core.lists import Entry, ListName, Lists
+from dpsd.core.peers import Network, PeerSize
+from dpsd.core.policy import Policy
+from dpsd.core.scores import Evidence, Kind, Peer, Scores
+from dpsd.core.sessions import Note, Noted, Scope, Session, Sessions
+
+# Bytes of a TCP packet that aren't the peer's words: IP and TCP headers with timestamps.
+OVERHEAD = {4: 52, 6: 72}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A new entry for a list, and the peer's sessions that are open now."""
+
+    entry: Entry
+    sessions: list[Key]
+
+
+class Engine:
+    """Owns sessions, scores and lists. Nothing else changes them while it runs.
+
+    immune(network) tells which peers are never listed, though they aren't on the white list: the
+    host's own addresses, its gateways and name servers.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        size: PeerSize,
+        lists: Lists,
+        endpoints: EndpointsOf,
+        protects: Callable[[bytes, int], bool],
+        immune: Callable[[Network], bool] = lambda _: False,
+    ) -> None:
+        self.policy = policy
+        self.size = size
+        self.lists = lists
+        self.sessions = Sessions(endpoints, size, protects)
+        self.scores = Scores(size, policy.half_life, policy.churn_rate, policy.churn_burst)
+        self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
+        self.immune = immune
+        self.lost = 0  # how often events were lost
+        self.leaks: dict[str, float] = defaultdict(
+            float
+        )  # overstays of the server, slot-seconds by state
+        self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
+        self._stress = 0.0
+        self.apply(policy)
+
+    def apply(self, policy: Policy) -> None:
+        """Go on with another policy."""
+        self.policy = policy
+        scores = self.scores
+        scores.half_life = policy.half_life
+        scores.rate, scores.burst = policy.churn_rate, policy.churn_burst
+        self.sessions.proper = policy.proper_times(self._stress)
+
+    @property
+    def pressure(self) -> float:
+        """Sessions that keep a slot busy, as a share of the slots."""
+        return self.sessions.occupying() / self.policy.slots
+
+    @property
+    def blind(self) -> bool:
+        """Whether events are missing, so that nobody may be judged until dumps fill the gap."""
+        return self.unseen is None or bool(self.unseen)
+
+    def look(self, scopes: Iterable[Scope]) -> None:
+        """Be blind until each of these (port, IP version) has been dumped completely."""
+        self.unseen = set(scopes)
+
+    def feed(self, events: Sequence[Event], now: float) -> list[Verdict]:
+        """Take events that arrived at `now`; the verdicts that follow."""
+        sessions = self.sessions
+        notes = sessions.feed(events, now)
+        if sessions.losses != self.lost:
+            self.lost, self.unseen = sessions.losses, None
+        if sessions.swept:
+            if self.unseen is not None:
+                self.unseen.difference_update(sessions.swept)
+            sessions.swept.clear()
+        return self._judge(notes, now)
+
+    def tick(self, now: float) -> tuple[list[Verdict], list[Entry]]:
+        """Let time pass, about once a second: verdicts, and the entries that are over."""
+        self._stress = self.policy.stress(self.pressure)
+        self.sessions.proper = self.policy.proper_times(self._stress)
+        verdicts = self._judge(self.sessions.tick(now), now)
+        over = self.lists.expire(now)
+        for entry in over:
+            if entry.list == ListName.BLOCK:
+                self.release(entry.peer)
+        return verdicts, over
+
+    def release(self, network: Network) -> None:
+        """Let peers that left a list start with a clean slate."""
+        if self.size.is_peer(network):
+            self.scores.clear(self._key(network))
+
+    def prune(self, now: float) -> None:
+        """Forget what doesn't matter any more."""
+        self.scores.prune(now)
+        for network, times in list(self.blocks.items()):
+            recent = [at for at in times if now - at <= self.policy.black_within]
+            if recent:
+                self.blocks[network] = recent
+            else:
+                del self.blocks[network]
+
+    def sessions_of(self, network: Network) -> list[Key]:
+        """The open sessions from a peer or prefix."""
+        packed, bits = network.network_address.packed, network.prefixlen
+        shift = network.max_prefixlen - bits
+        wanted = int.from_bytes(packed, "big") >> shift
+        found = []
+        for session in self.sessions:
+            address = self.sessions.endpoints(session.key).peer
+            if len(address) == len(packed) and int.from_bytes(address, "big") >> shift == wanted:
+                found.append(session.key)
+        return found
+
+    def _judge(self, notes: list[Noted], now: float) -> list[Verdict]:
+        """Charge what the notes tell; list the peers that have become too expensive."""
+        guilty: dict[bytes, Peer] = {}
+        limit = self.policy.block_at
+        for note, session, what in notes:
+            if note == Note.OPENED:
+                peer, allowed = self.scores.opened(session.peer, now)
+                if allowed:
+                    continue
+                score = self._charge(peer, Kind.CHURN, "", self.policy.churn_cost, now)
+            elif note == Note.CLOSED:
+                self._closed(session, now)
+                continue
+            else:
+                peer = self.scores.peer(session.peer, now)
+                score = self._charge_rare(note, peer, session, what, now)
+            if score >= limit:
+                guilty[peer.key] = peer
+        return [] if not guilty or self.blind else self._sentence(guilty, now)
+
+    def _charge(
+        self, peer: Peer, kind: Kind, state: str, cost: float, now: float, count: int = 1
+    ) -> float:
+        """Add evidence, unless the peer is listed already: it can't make it worse from there."""
+        if peer.listed or not cost:
+            return 0.0
+        return self.scores.charge(peer, kind, state, cost, now, count)
+
+    def _charge_rare(
+        self, note: Note, peer: Peer, session: Session, what: float | Measure | None, now: float
+    ) -> float:
+        policy, state = self.policy, State(session.state).name
+        if isinstance(what, Measure):
+            return self._measured(peer, session, what, now)
+        if note == Note.RESET:
+            if self.sessions.measured:  # then GONE tells whether it was of use before
+                return 0.0
+            return self._charge(peer, Kind.ABORT, "", policy.abort_cost, now)
+        seconds = what or 0.0
+        if self.blind:
+            return 0.0
+        if note == Note.LEAK:
+            self.leaks[state] += seconds
+            return 0.0
+        first, session.overstayed = not session.overstayed, True
+        cost = seconds * policy.overstay_cost(self._stress)
+        return self._charge(peer, Kind.OVERSTAY, state, cost, now, count=int(first))
+
+    def _measured(self, peer: Peer, session: Session, measure: Measure, now: float) -> float:
+        """What the kernel counted of a whole session: was it of any use?"""
+        policy = self.policy
+        if session.state == State.TIME_WAIT:
+            peer.time_wait = max(0, peer.time_wait - 1)
+        if measure.octets is None or measure.packets is None:
+            return 0.0
+        version = 4 if len(peer.key) <= 4 else 6
+        if measure.octets - measure.packets * OVERHEAD[version] > policy.empty_bytes:
+            return 0.0
+        if session.state == State.CLOSE:
+            return self._charge(peer, Kind.ABORT, "", policy.abort_cost, now)
+        return self._charge(peer, Kind.EMPTY, "", policy.empty_cost, now)
+
+    def _closed(self, session: Session, now: float) -> None:
+        peer = self.scores.get(session.peer)
+        if peer is None:
+            return
+        peer.open = max(0, peer.open - 1)
+        if session.state == State.TIME_WAIT:
+            peer.time_wait += 1
+            if peer.time_wait > self.policy.time_wait_allowance:
+                self._charge(peer, Kind.TIME_WAIT, "", self.policy.time_wait_cost, now)
+
+    def _sentence(self, guilty: dict[bytes, Peer], now: float) -> list[Verdict]:
+        entries: dict[bytes, Entry] = {}
+        for key, peer in guilty.items():
+            network = self.size.network_of_key(key)
+            decisive = self.lists.decisive(network)
+            if decisive is not None or self.immune(network):
+                peer.listed = decisive is not None and decisive.list != ListName.WHITE
+                continue
+            entries[key] = self._list(network, peer, now)
+        sessions: dict[bytes, list[Key]] = {key: [] for key in entries}
+        if entries:
+            for session in self.sessions:
+                if session.peer in sessions:
+                    sessions[session.peer].append(session.key)
+        return [Verdict(entry, sessions[key]) for key, entry in entries.items()]
+
+    def _list(self, network: Network, peer: Peer, now: float) -> Entry:
+        before = self.blocks.setdefault(network, [])
+        name, until, rank = self.policy.sentence(before, now)
+        reason = f"{self.scores.score(peer, now):.0f} slot-seconds: {account(peer)}"
+        if rank > 1:
+            reason += f"; block {rank} within {self.policy.black_within / 86400:g} days"
+        before.append(now)
+        peer.listed = True
+        entry = Entry(name, network, reason, "score", now, until)
+        self.lists.put(entry)
+        return entry
+
+    def _key(self, network: Network) -> bytes:
+        return self.size.key(network.network_address.packed)
+
+
+WORDS = {
+    (Kind.OVERSTAY, "ESTABLISHED"): "silent sessions",
+    (Kind.OVERSTAY, "FIN_WAIT"): "the server's FIN unanswered",
+    (Kind.OVERSTAY, "CLOSE_WAIT"): "the server's FIN acknowledged but not answered",
+    (Kind.OVERSTAY, "LAST_ACK"): "vanished before the last ACK",
+    (Kind.CHURN, ""): "sessions beyond the allowed rate",
+    (Kind.ABORT, ""): "sessions reset before any use",
+    (Kind.EMPTY, ""): "sessions closed without any use",
+    (Kind.TIME_WAIT, ""): "sessions left in TIME_WAIT beyond the allowed number",
+}
+
+
+def account(peer: Peer) -> str:
+    """A peer's evidence in words, the costliest first."""
+    parts: list[Evidence] = sorted(peer.evidence.values(), key=lambda e: -e.cost)
+    return ", ".join(
+        f"{WORDS.get((e.kind, e.state), e.kind)} {e.cost:.0f} ({e.count} sessions)" for e in parts
+    )

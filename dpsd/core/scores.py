@@ -1,0 +1,159 @@
+"""Scores: what each peer's sessions cost the server, in slot-seconds, and how that fades.
+
+A slot-second is one place for a session, kept busy for a second to no purpose. A peer's score is
+the sum of what its evidence cost, each part halved every half-life since.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dpsd.core.peers import Network, PeerSize
+
+NEGLIGIBLE = 0.5  # slot-seconds; a lower score isn't worth keeping
+
+
+class Kind(StrEnum):
+    """What a peer did."""
+
+    OVERSTAY = "overstay"
+    CHURN = "churn"
+    ABORT = "abort"
+    EMPTY = "empty"
+    TIME_WAIT = "time_wait"
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything of one kind in one TCP state ("" where none matters) since a peer was clean.
+
+    cost: slot-seconds as charged, not faded; count: sessions; first, at: when it began
+    and was last added to, seconds since the epoch.
+    """
+
+    kind: Kind
+    state: str
+    cost: float
+    count: int
+    first: float
+    at: float
+
+
+class Peer:
+    """What is remembered of one peer. `score` was right at `at`; see Scores.score()."""
+
+    __slots__ = (
+        "at",
+        "evidence",
+        "key",
+        "listed",
+        "open",
+        "refilled",
+        "score",
+        "time_wait",
+        "tokens",
+    )
+
+    def __init__(self, key: bytes, tokens: float, now: float) -> None:
+        self.key = key
+        self.score = 0.0
+        self.at = now
+        self.evidence: dict[tuple[Kind, str], Evidence] = {}
+        self.open = 0
+        self.time_wait = 0
+        self.tokens = tokens
+        self.refilled = now
+        self.listed = False
+
+
+class Scores:
+    """All peers with something to remember, by their key (leading bytes of their address)."""
+
+    def __init__(self, size: PeerSize, half_life: float, rate: float, burst: float) -> None:
+        """half_life: seconds; rate, burst: sessions a second and at once that a peer may open."""
+        self.size = size
+        self.half_life = half_life
+        self.rate = rate
+        self.burst = burst
+        self.changed: set[bytes] = set()  # whose score the store hasn't been told
+        self._peers: dict[bytes, Peer] = {}
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._peers.values())
+
+    def get(self, key: bytes) -> Peer | None:
+        """The peer, if anything is remembered of it."""
+        return self._peers.get(key)
+
+    def peer(self, key: bytes, now: float) -> Peer:
+        """The peer, remembered from now on."""
+        peer = self._peers.get(key)
+        if peer is None:
+            peer = self._peers[key] = Peer(key, self.burst, now)
+        return peer
+
+    def opened(self, key: bytes, now: float) -> tuple[Peer, bool]:
+        """Count a new session of a peer; whether it came within the peer's allowance."""
+        peer = self._peers.get(key)
+        if peer is None:
+            peer = self.peer(key, now)
+        peer.open += 1
+        tokens = min(peer.tokens + (now - peer.refilled) * self.rate, self.burst)
+        peer.refilled = now
+        if tokens >= 1:
+            peer.tokens = tokens - 1
+            return peer, True
+        peer.tokens = tokens
+        return peer, False
+
+    def score(self, peer: Peer, now: float) -> float:
+        """A peer's score at a time not before its last evidence."""
+        return peer.score * math.exp2((peer.at - now) / self.half_life)
+
+    def charge(
+        self, peer: Peer, kind: Kind, state: str, cost: float, now: float, count: int = 1
+    ) -> float:
+        """Add evidence to a peer; its score after it."""
+        peer.score = self.score(peer, now) + cost
+        peer.at = now
+        evidence = peer.evidence.get((kind, state))
+        if evidence is None:
+            peer.evidence[kind, state] = Evidence(kind, state, cost, count, now, now)
+        else:
+            evidence.cost += cost
+            evidence.count += count
+            evidence.at = now
+        self.changed.add(peer.key)
+        return peer.score
+
+    def restore(self, network: Network, score: float, at: float, evidence: list[Evidence]) -> None:
+        """Remember a peer from before the daemon was started."""
+        peer = self.peer(self.size.key(network.network_address.packed), at)
+        peer.score, peer.at = score, at
+        peer.evidence = {(each.kind, each.state): each for each in evidence}
+
+    def clear(self, key: bytes) -> None:
+        """Forget what a peer did: it was released."""
+        peer = self._peers.get(key)
+        if peer is not None:
+            peer.score = 0.0
+            peer.evidence.clear()
+            peer.listed = False
+            self.changed.add(key)
+
+    def prune(self, now: float) -> int:
+        """Drop the peers of whom nothing is worth remembering; how many."""
+        idle = [
+            peer.key
+            for peer in self._peers.values()
+            if not (peer.open or peer.time_wait or peer.listed)
+            and now - peer.refilled > self.burst / self.rate
+            and self.score(peer, now) < NEGLIGIBLE
+        ]
+        for key in idle:
+            del self._peers[key]
+        return len(idle)

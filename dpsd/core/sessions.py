@@ -1,0 +1,302 @@
+"""Sessions: what the kernel's events say about each connection to a protected port.
+
+Goes in: events and the time. Comes out: notes, one for each thing about a session that may cost
+its peer something or tells that it ended. Half-open connections are only counted for the whole
+host: their source may be forged, so they are nobody's session until the handshake is proven.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import IntEnum
+
+from dpsd.core.events import (
+    ASSURED,
+    BEGIN,
+    CLOSE_INIT,
+    DESTROY,
+    END,
+    ENTRY,
+    LOST,
+    UPDATE,
+    EndpointsOf,
+    Event,
+    Key,
+    Measure,
+    State,
+)
+from dpsd.core.peers import PeerSize
+
+CLOSING = frozenset((State.FIN_WAIT, State.CLOSE_WAIT, State.LAST_ACK))
+HALF_OPEN_FOR = 120.0  # seconds; longer than a kernel keeps SYN_RECV, so its end was missed
+ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
+
+
+class Side(IntEnum):
+    """Who sent the first FIN."""
+
+    NONE = 0
+    PEER = 1
+    SERVER = 2
+
+
+class Session:
+    """One connection with a proven handshake.
+
+    since: when it entered its state; active: when the last packet of it was seen, as far as dumps
+    tell; forgotten_at: when the kernel will forget it if it stays silent; overstayed: whether its
+    peer was ever charged for it; round: the last dump that had it.
+    """
+
+    __slots__ = (
+        *("active", "closer", "forgotten_at", "key", "overstayed"),
+        *("peer", "port", "round", "since", "state"),
+    )
+
+    def __init__(self, key: Key, peer: bytes, port: int, state: int, now: float) -> None:
+        self.key = key
+        self.peer = peer
+        self.port = port
+        self.state = state
+        self.since = self.active = now
+        self.closer = Side.NONE
+        self.overstayed = False
+        self.forgotten_at = 0.0
+        self.round = 0
+
+    def blames_peer(self) -> bool:
+        """Whether it is the peer that has to act next.
+
+        The server's FIN waits for the peer's in FIN_WAIT and CLOSE_WAIT; the peer's for the
+        server's. In LAST_ACK the side that sent FIN first owes the last acknowledgement.
+        """
+        if self.state == State.ESTABLISHED:
+            return True
+        return self.closer == (Side.PEER if self.state == State.LAST_ACK else Side.SERVER)
+
+
+class Note(IntEnum):
+    """What a note tells; behind it in the tuple come the session and a number or a Measure.
+
+    OPENED: a handshake was proven. CLOSED: the session is over, in the state it now has. RESET:
+    it was reset while ESTABLISHED. OVERSTAY, LEAK: it stayed the given seconds, since the last
+    such note, beyond its proper time, and its peer (the server) is to blame. GONE: the kernel
+    measured the whole of a session that ended before.
+    """
+
+    OPENED = 0
+    CLOSED = 1
+    RESET = 2
+    OVERSTAY = 3
+    LEAK = 4
+    GONE = 5
+
+
+Noted = tuple[Note, Session, float | Measure | None]
+Scope = tuple[int, int]  # of a dump: port and IP version, 0 for all
+
+
+class Sessions:
+    """All sessions to the protected servers.
+
+    protects(server's packed address, port) tells which these are. proper: seconds that a session
+    may stay in each state (for ESTABLISHED: stay silent); the engine sets it as pressure changes.
+    """
+
+    def __init__(
+        self, endpoints: EndpointsOf, size: PeerSize, protects: Callable[[bytes, int], bool]
+    ) -> None:
+        self.protects = protects
+        self.proper: Mapping[int, float] = {}
+        self.measured = False  # whether the kernel counts bytes (nf_conntrack_acct)
+        self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
+        self.half_open: dict[Key, float] = {}
+        self.counts: Counter[int] = Counter()
+        self.losses = 0  # how often events were lost
+        self.swept: list[Scope] = []  # dumps that were complete; whoever reads it clears it
+        self.scope: Scope = (0, 0)  # of the dump that runs or was the last
+        self.endpoints = endpoints
+        self._size = size
+        self._open: dict[Key, Session] = {}
+        self._closing: dict[Key, Session] = {}
+        self._judged = 0.0
+        self._round = 0
+        self._round_began = 0.0
+        self._judged_idle: dict[Scope, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._open.values())
+
+    def by_state(self) -> dict[str, int]:
+        """How many sessions are in each state; SYN_RECV: half-open, of unproven peers."""
+        states = {State(state).name: n for state, n in sorted(self.counts.items()) if n}
+        return {State.SYN_RECV.name: len(self.half_open), **states} if self.half_open else states
+
+    def occupying(self) -> int:
+        """How many sessions keep a slot of the server: all but those the server has closed."""
+        return sum(n for state, n in self.counts.items() if state == State.ESTABLISHED) + sum(
+            session.closer == Side.PEER and session.state != State.LAST_ACK
+            for session in self._closing.values()
+        )
+
+    def feed(self, events: Iterable[Event], now: float) -> list[Noted]:
+        """Take events that arrived at `now` (seconds, never going back)."""
+        notes: list[Noted] = []
+        known = self._open.get
+        for event in events:
+            kind, key, status, state, a, b = event
+            if kind != UPDATE:
+                self._feed_rare(event, now, notes)
+            elif (session := known(key)) is not None:
+                if state != session.state:
+                    self._move(session, state, a, b, now, notes)
+            elif state == State.SYN_RECV:
+                self.half_open[key] = now
+            else:
+                self.half_open.pop(key, None)
+                if state == State.ESTABLISHED and status & ASSURED:
+                    self._begin(key, state, now, notes)
+        return notes
+
+    def tick(self, now: float) -> list[Noted]:
+        """What became of the sessions that are being closed, since the last tick."""
+        last, self._judged = self._judged, now
+        notes: list[Noted] = []
+        for session in self._closing.values():
+            over = now - session.since - self.proper.get(session.state, now)
+            if over > 0:
+                note = Note.OVERSTAY if session.blames_peer() else Note.LEAK
+                notes.append((note, session, min(over, now - last)))
+        return notes
+
+    def keys_of(self, peers: Iterable[bytes]) -> list[Key]:
+        """The keys of the sessions of these peers."""
+        peers = frozenset(peers)
+        return [session.key for session in self._open.values() if session.peer in peers]
+
+    def _feed_rare(self, event: Event, now: float, notes: list[Noted]) -> None:
+        kind, key, status, state, _, measure = event
+        if kind == DESTROY:
+            self._destroyed(key, status, state, measure, now, notes)
+        elif kind == ENTRY:
+            self._refresh(event, now, notes)
+        elif kind == BEGIN:
+            self.scope, self._round_began = (event[4], event[5]), now
+            self._round += 1
+        elif kind == END and event[4] == 0:
+            self._end_of_dump(now, notes)
+        elif kind == LOST:
+            self.losses += 1
+            self.half_open.clear()  # the next dump tells which there are
+
+    def _begin(self, key: Key, state: int, now: float, notes: list[Noted]) -> Session | None:
+        peer, server, _, port = self.endpoints(key)
+        if not self.protects(server, port):
+            return None
+        session = Session(key, self._size.key(peer), port, state, now)
+        self._open[key] = session
+        self.counts[state] += 1
+        notes.append((Note.OPENED, session, None))
+        return session
+
+    def _move(
+        self, session: Session, state: int, flags: int, server_flags: int, now: float,
+        notes: list[Noted],
+    ) -> None:  # fmt: skip
+        was, session.since = session.state, now
+        self.counts[was] -= 1
+        session.state = state
+        if state in CLOSING:
+            self.counts[state] += 1
+            if was == State.ESTABLISHED:
+                self._closing[session.key] = session
+            if session.closer == Side.NONE:
+                session.closer = _closer(flags, server_flags)
+        elif state == State.ESTABLISHED:
+            self.counts[state] += 1
+            self._closing.pop(session.key, None)
+        else:
+            self.counts[state] += 1
+            if state == State.CLOSE and was == State.ESTABLISHED:
+                notes.append((Note.RESET, session, None))
+            self._finish(session, notes)
+
+    def _finish(self, session: Session, notes: list[Noted]) -> None:
+        del self._open[session.key]
+        self._closing.pop(session.key, None)
+        self.counts[session.state] -= 1
+        notes.append((Note.CLOSED, session, None))
+
+    def _destroyed(
+        self, key: Key, status: int, state: int, measure: Measure, now: float, notes: list[Noted]
+    ) -> None:
+        self.half_open.pop(key, None)
+        session = self._open.get(key)
+        if session is not None:
+            self._finish(session, notes)
+        if not status & ASSURED:
+            return
+        self.measured = measure.octets is not None
+        peer, server, _, port = self.endpoints(key)
+        if self.protects(server, port):
+            gone = session or Session(key, self._size.key(peer), port, state, now)
+            notes.append((Note.GONE, gone, measure))
+
+    def _refresh(self, event: Event, now: float, notes: list[Noted]) -> None:
+        """Take one entry of a dump: a session that we missed, or news of one that we know."""
+        _, key, status, state, (flags, server_flags), measure = event
+        session = self._open.get(key)
+        if session is None:
+            if state == State.SYN_RECV:
+                self.half_open.setdefault(key, now)
+            elif status & ASSURED and (state == State.ESTABLISHED or state in CLOSING):
+                session = self._begin(key, State.ESTABLISHED, now, notes)
+        if session is None:
+            return
+        session.round = self._round
+        if state != session.state:
+            self._move(session, state, flags, server_flags, now, notes)
+        if measure.octets is not None:
+            self.measured = True
+        if measure.remaining is not None:
+            self._heard(session, now, measure.remaining)
+
+    def _heard(self, session: Session, now: float, remaining: int) -> None:
+        """The kernel forgets a session a fixed time after its last packet: an instant that moved
+        means a packet since the last dump. When exactly, if the fixed time is known."""
+        forgotten_at = now + remaining
+        if abs(forgotten_at - session.forgotten_at) > ROUNDING:
+            last = now - max(0.0, self.established_for - remaining)
+            session.active = max(session.active, last) if session.forgotten_at else now
+            session.forgotten_at = forgotten_at
+
+    def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
+        """Whatever the table no longer has is over; who stayed silent too long overstays."""
+        port, version = self.scope
+        last = self._judged_idle.get(self.scope, self._round_began)
+        self._judged_idle[self.scope] = now
+        proper = self.proper.get(State.ESTABLISHED, now)
+        for session in list(self._open.values()):
+            if port not in (0, session.port) or not self._of_version(session, version):
+                continue
+            if session.round != self._round and session.since < self._round_began:
+                self._finish(session, notes)
+            elif session.state == State.ESTABLISHED:
+                over = now - session.active - proper
+                if over > 0 and now > last:
+                    notes.append((Note.OVERSTAY, session, min(over, now - last)))
+        for key, since in list(self.half_open.items()):
+            if since < self._round_began - HALF_OPEN_FOR:
+                del self.half_open[key]
+        self.swept.append(self.scope)
+
+    def _of_version(self, session: Session, version: int) -> bool:
+        return version == 0 or (len(session.peer) == self._size.ipv4 >> 3) == (version == 4)
+
+
+def _closer(flags: int, server_flags: int) -> Side:
+    if flags & CLOSE_INIT:
+        return Side.PEER
+    return Side.SERVER if server_flags & CLOSE_INIT else Side.NONE

@@ -1,0 +1,443 @@
+"""The daemon: wiring, signals, the scheduler. What is decided is decided in dpsd.core."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from dpsd import assembly
+from dpsd.config import Config, load, needs_restart
+from dpsd.core.engine import Verdict
+from dpsd.core.events import Event
+from dpsd.core.lists import Change, Entry, ListName, Lists, Put
+from dpsd.core.peers import Network
+from dpsd.core.scores import NEGLIGIBLE, Evidence, Kind, Peer
+from dpsd.daemon.clock import Clock
+from dpsd.daemon.guard import Guard
+from dpsd.daemon.keeper import Keeper
+from dpsd.daemon.listener import Listener
+from dpsd.daemon.systemd import notify, reloading, watchdog_interval
+from dpsd.errors import ConfigError, DpsdError
+from dpsd.kernel import host
+from dpsd.kernel.nftset import TableSpec
+from dpsd.store import Action, PeerRow, Recorded
+
+log = logging.getLogger("dpsd")
+
+POLL = 0.2  # seconds between two looks at the store
+FLUSH = 1.0  # seconds within which a verdict is in the store
+SAVED_A_FLUSH = 500  # peers' scores
+WORTH_SAVING = 1.0  # slot-seconds
+
+
+class Daemon:
+    """Everything of one running dpsd. Only the asyncio loop's own thread touches its state."""
+
+    def __init__(self, path: Path, observe: bool) -> None:
+        self._path = path
+        self._observe = observe
+        self._config = load(path)
+        self._clock = Clock()
+        self._stopped = asyncio.Event()
+        self._keeper = Keeper(self._config.store.url, self._clock)
+        self._host = host.look()
+        self._engine = assembly.engine(self._config, self._host, Lists())
+        self._guard = Guard(self._spec(self._config), self._clock, self._elements)
+        self._listener: Listener | None = None
+        self._scheduler = AsyncIOScheduler()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+
+    @property
+    def mode(self) -> str:
+        """ "enforce" or "observe"."""
+        return "observe" if self._observe else self._config.enforce.mode
+
+    async def run(self) -> None:
+        """Run until told to stop. Raises DpsdError if it can't begin."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopped.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload()))
+        try:
+            await self._begin()
+            notify("READY=1", f"STATUS={self.mode}")
+            log.info(
+                "ready: %s, ports %s", self.mode, ", ".join(map(str, self._config.protect.ports))
+            )
+            await self._stopped.wait()
+            notify("STOPPING=1")
+        finally:
+            await self._end()
+        log.info("stopped; the lists stay in the kernel")
+
+    async def _begin(self) -> None:
+        await self._keeper.open()
+        await self._keeper.agree(self._config.white)
+        engine = self._engine
+        for entry in await self._keeper.load():
+            engine.lists.put(entry)
+        await self._remember()
+        await self._adopt()
+        engine.look(assembly.scopes(self._config))
+        self._listener = Listener(
+            self._config.protect.ports, self._config.kernel.event_buffer, self._take
+        )
+        await self._guard.load()
+        self._guard.watch()
+        self._listener.start()
+        await self._beat()
+        self._schedule()
+
+    async def _end(self) -> None:
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        if self._listener is not None:
+            self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._guard.close()
+        await self._keeper.close()
+
+    def _schedule(self) -> None:
+        jobs: list[tuple[Callable[[], Any], float]] = [
+            (self._tick, 1.0),
+            (self._dump, 1.0),
+            (self._poll, POLL),
+            (self._flush, FLUSH),
+            (self._look_at_host, 30.0),
+            (self._prune, 60.0),
+            (self._guard.reconcile, 300.0),
+            (self._forget, 3600.0),
+        ]
+        interval = watchdog_interval()
+        if interval is not None:
+            jobs.append((self._alive, interval))
+        for job, seconds in jobs:
+            # A job that was held up runs once, however late.
+            self._scheduler.add_job(
+                job, "interval", seconds=seconds, coalesce=True, misfire_grace_time=None
+            )
+        # Its own lines, one for each run of each job, say nothing to an administrator.
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        self._scheduler.start()
+
+    # What comes from the kernel
+
+    def _take(self, events: Sequence[Event]) -> None:
+        self._carry_out(self._engine.feed(events, self._clock.now()))
+
+    async def _tick(self) -> None:
+        verdicts, over = self._engine.tick(self._clock.now())
+        self._carry_out(verdicts)
+        if over:
+            self._keeper.write(Action.EXPIRE, over)
+            for entry in over:
+                log.info("%s: %s is over", self._name(entry.peer), entry.list)
+
+    async def _dump(self) -> None:
+        if self._listener is not None:
+            if self._engine.unseen is None:
+                self._engine.look(assembly.scopes(self._config))
+                self._listener.dump()
+            self._listener.dump_if_due()
+
+    def _carry_out(self, verdicts: Sequence[Verdict]) -> None:
+        """The kernel first, then its sessions, then the store, then the log."""
+        if not verdicts:
+            return
+        entries = [verdict.entry for verdict in verdicts]
+        self._guard.put([Put(e.list, e.peer, e.expires_at) for e in entries])
+        self._end_sessions([key for verdict in verdicts for key in verdict.sessions])
+        self._keeper.write(Action.ADD, entries)
+        for entry in entries:
+            log.warning("%s", self._told(entry))
+
+    def _end_sessions(self, keys: Sequence[Any]) -> None:
+        if keys and self.mode == "enforce" and self._config.enforce.end_sessions:
+            self._start(self._guard.end(keys))
+
+    # What comes from the store
+
+    async def _poll(self) -> None:
+        try:
+            recorded = await self._keeper.changes()
+            if recorded is None:
+                await self._start_over()
+            elif recorded:
+                await self._follow(recorded)
+        except DpsdError as problem:
+            log.error("%s; it is tried again", problem)
+
+    async def _follow(self, recorded: Sequence[Recorded]) -> None:
+        """Do to the lists and the kernel what was done to the store."""
+        changes: list[Change] = []
+        lists = self._engine.lists
+        for record in recorded:
+            entry = record.entry
+            if record.action is Action.ADD:
+                changes.append(lists.put(entry))
+            elif (drop := lists.drop(entry.list, entry.peer)) is not None:
+                changes.append(drop)
+        await self._guard.apply(changes)
+        for record in recorded:
+            entry = record.entry
+            if entry.list is ListName.WHITE:
+                continue
+            if record.action is Action.ADD:
+                self._end_sessions(self._doomed(entry.peer))
+            else:
+                self._engine.release(entry.peer)
+        self._keeper.applied = max(self._keeper.applied, recorded[-1].revision)
+        await self._beat()
+        for record in recorded:
+            log.info("%s: %s", record.action, self._told(record.entry))
+
+    def _doomed(self, network: Network) -> list[Any]:
+        """The sessions of a network, if its listing now decides."""
+        decisive = self._engine.lists.decisive(network)
+        white = decisive is None or decisive.list is ListName.WHITE
+        return [] if white else self._engine.sessions_of(network)
+
+    async def _start_over(self) -> None:
+        """Take the lists from the store as they are there, and bring them into the kernel."""
+        entries = await self._keeper.load()
+        self._engine.lists = Lists(entries)
+        await self._guard.load()
+        await self._beat()
+        log.warning("the lists were read anew: %d entries", len(entries))
+
+    # What the scheduler asks for
+
+    async def _flush(self) -> None:
+        await self._keeper.flush()
+        rows = self._rows()
+        if rows:
+            await self._keeper.save(rows)
+        await self._beat()
+
+    async def _beat(self) -> None:
+        await self._keeper.beat(self.mode, self._status())
+
+    async def _alive(self) -> None:
+        notify("WATCHDOG=1")
+
+    async def _prune(self) -> None:
+        self._engine.prune(self._clock.now())
+
+    async def _forget(self) -> None:
+        store = self._config.store
+        keep = max(10 * self._config.policy.half_life, 86400.0)
+        now = self._clock.to_wall(self._clock.now())
+        try:
+            more = True
+            while more:  # a bounded part at a time, so that other writers get their turn
+                pruned = await self._keeper.run(
+                    lambda s: s.prune(now, store.history_for, keep, self._keeper.node)
+                )
+                more = pruned.more
+        except DpsdError as problem:
+            log.error("%s; history was not shortened", problem)
+
+    async def _look_at_host(self) -> None:
+        try:
+            found = host.look()
+        except DpsdError as problem:
+            log.error("%s", problem)
+            return
+        if found != self._host:
+            self._host = found
+            self._engine.immune = found.is_near
+            self._engine.sessions.protects = assembly.protects(self._config, found)
+
+    # Beginning, and beginning anew
+
+    async def _remember(self) -> None:
+        """Take up scores and earlier blocks from the store."""
+        engine, clock = self._engine, self._clock
+        now = clock.now()
+        since = now - 10 * self._config.policy.half_life
+        for row in await self._keeper.run(lambda store: store.peers(since)):
+            if self._config.peers.size.is_peer(row.peer) and row.score >= NEGLIGIBLE:
+                evidence = [_evidence(each) for each in row.detail.get("evidence", [])]
+                engine.scores.restore(row.peer, row.score, clock.from_wall(row.at), evidence)
+        within = now - self._config.policy.black_within
+        engine.blocks = await self._keeper.run(lambda store: store.blocks_since(within))
+
+    async def _adopt(self) -> None:
+        """Take over what the kernel blocks and the store doesn't know, after a crash."""
+        lists, now = self._engine.lists, self._clock.now()
+        found = await asyncio.to_thread(self._guard.table.adoptable, lists.elements(), now)
+        entries = [
+            Entry(name, peer, "found in the kernel after a crash", "score", now, until)
+            for (name, peer), until in found.items()
+            if not await self._taken_off(name, peer, until)
+        ]
+        for entry in entries:
+            lists.put(entry)
+            log.warning("adopted: %s", self._told(entry))
+        self._keeper.write(Action.ADD, entries)
+
+    async def _taken_off(self, name: ListName, peer: Network, until: float | None) -> bool:
+        """Whether the store knows better: the entry was removed while no daemon ran."""
+        history = await self._keeper.run(lambda store: store.history(peer, 10))
+        last = next((each for each in history if each.entry.list is name), None)
+        if last is None:
+            return False
+        if last.action is Action.EXPIRE and until is not None:  # it was blocked once more since
+            return until <= self._clock.from_wall(last.at) + 2.0
+        return True
+
+    async def _reload(self) -> None:
+        """SIGHUP: take the new configuration as a whole, or keep the old one as a whole."""
+        async with self._reloading:
+            notify(*reloading())
+            try:
+                await self._change(load(self._path))
+            except DpsdError as problem:
+                log.error("the configuration was not reloaded; the old one stays: %s", problem)
+            else:
+                log.info("configuration reloaded: %s", self.mode)
+            notify("READY=1", f"STATUS={self.mode}")
+
+    async def _change(self, config: Config) -> None:
+        fixed = needs_restart(self._config, config)
+        if fixed:
+            raise ConfigError(f"{', '.join(fixed)}: a change takes a restart of the daemon")
+        await self._guard.replace(self._spec(config))
+        ports = config.protect.ports != self._config.protect.ports
+        self._config = config
+        _set_level(config)
+        engine = self._engine
+        engine.apply(assembly.policy(config))
+        engine.sessions.protects = assembly.protects(config, self._host)
+        engine.sessions.established_for = config.forget.established
+        if ports and self._listener is not None:
+            self._listener.watch(config.protect.ports)
+            engine.look(assembly.scopes(config))
+            self._listener.dump()
+        await self._keeper.agree(config.white)
+        recorded = await self._keeper.missed()
+        if recorded is None:
+            await self._start_over()
+        elif recorded:
+            await self._follow(recorded)
+
+    # Words and rows
+
+    def _spec(self, config: Config) -> TableSpec:
+        forget = config.forget
+        return TableSpec(
+            ports=config.protect.ports,
+            addresses=config.protect.addresses,
+            size=config.peers.size,
+            observe=self._observe or config.enforce.mode == "observe",
+            all_ports=config.enforce.all_ports,
+            timeouts={name: round(getattr(forget, name)) for name in forget.__slots__},
+        )
+
+    def _elements(self) -> dict[Any, float | None]:
+        return self._engine.lists.elements()
+
+    def _status(self) -> dict[str, Any]:
+        engine = self._engine
+        listener = self._listener
+        return {
+            "pressure": round(engine.pressure, 3),
+            "blind": engine.blind,
+            "events": {
+                "received": 0 if listener is None else listener.received,
+                "lost": engine.lost,
+                "skipped": 0 if listener is None else listener.decoder.skipped,
+            },
+            "sessions": {
+                "open": len(engine.sessions),
+                "half_open": len(engine.sessions.half_open),
+                "by_state": engine.sessions.by_state(),
+            },
+            "peers": len(engine.scores),
+            "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
+            "repairs": self._guard.repairs,
+        }
+
+    def _rows(self) -> list[PeerRow]:
+        """The peers whose scores changed most lately, some of them if there are very many."""
+        scores, now = self._engine.scores, self._clock.now()
+        rows: list[PeerRow] = []
+        while scores.changed and len(rows) < SAVED_A_FLUSH:
+            peer = scores.get(scores.changed.pop())
+            if peer is not None and (peer.listed or not peer.score or peer.score > WORTH_SAVING):
+                rows.append(self._row(peer, now))
+        return rows
+
+    def _row(self, peer: Peer, now: float) -> PeerRow:
+        evidence = [
+            {
+                "kind": each.kind.value,
+                "state": each.state,
+                "cost": round(each.cost, 3),
+                "count": each.count,
+                "first": self._clock.to_wall(each.first),
+                "at": self._clock.to_wall(each.at),
+            }
+            for each in peer.evidence.values()
+        ]
+        network = self._config.peers.size.network_of_key(peer.key)
+        at, seen = self._clock.to_wall(peer.at), self._clock.to_wall(now)
+        sessions = {"open": peer.open} if peer.open else {}
+        return PeerRow(network, peer.score, at, seen, {"evidence": evidence, "sessions": sessions})
+
+    def _name(self, network: Network) -> str:
+        return self._config.peers.size.text(network)
+
+    def _told(self, entry: Entry) -> str:
+        until = "for good"
+        if entry.expires_at is not None:
+            until = f"for {entry.expires_at - self._clock.now():.0f} s"
+        because = f": {entry.reason}" if entry.reason else ""
+        return f"{self._name(entry.peer)} {entry.list} {until} (by {entry.source}){because}"
+
+    def _start(self, work: Awaitable[None]) -> None:
+        """Let something go on beside; what it raises is logged."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except DpsdError as problem:
+                log.error("%s", problem)
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _evidence(told: dict[str, Any]) -> Evidence:
+    return Evidence(
+        Kind(told["kind"]), told["state"], told["cost"], told["count"], told["first"], told["at"]
+    )
+
+
+def _set_level(config: Config) -> None:
+    log.setLevel(config.log.level.upper())
+
+
+def run(path: Path, observe: bool) -> int:
+    """Run the daemon in the foreground with this configuration; its exit code.
+
+    Raises DpsdError if it can't begin.
+    """
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
+
+    async def main() -> None:
+        daemon = Daemon(path, observe)
+        _set_level(daemon._config)
+        await daemon.run()
+
+    asyncio.run(main())
+    return 0

@@ -1,0 +1,150 @@
+"""The guard of the kernel's table: brings changes into it, and mends what others did to it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from dpsd.core.events import Key
+from dpsd.core.lists import Change, Element
+from dpsd.daemon.clock import Clock
+from dpsd.errors import DpsdError
+from dpsd.kernel import conntrack, sockdiag
+from dpsd.kernel.ctnetlink import endpoints
+from dpsd.kernel.nftset import Table, TableSpec, Watch
+
+T = TypeVar("T")
+log = logging.getLogger("dpsd")
+
+AGAIN = 1.0  # seconds before a failed repair, or one that somebody undoes, is tried again
+
+
+class Guard:
+    """Owns the table. `wanted` tells at any time what has to be in it.
+
+    repairs: how often the table had to be loaded again.
+    """
+
+    def __init__(
+        self, spec: TableSpec, clock: Clock, wanted: Callable[[], Mapping[Element, float | None]]
+    ) -> None:
+        self.table = Table(spec)
+        self.repairs = 0
+        self._clock = clock
+        self._wanted = wanted
+        self._thread = ThreadPoolExecutor(1, "kernel")
+        self._watch: Watch | None = None
+        self._loading = False
+        self._broken = False
+        self._meanwhile: list[Change] = []
+        self._repair: asyncio.Task[None] | None = None
+
+    async def load(self) -> None:
+        """Bring the whole table into the kernel at once. KernelError, NotPermitted."""
+        self._loading = True
+        try:
+            await self._run(self.table.load, dict(self._wanted()), self._clock.now())
+        finally:
+            self._loading = False
+        late, self._meanwhile = self._meanwhile, []
+        await self._run(self.table.apply, late, self._clock.now())
+
+    def watch(self) -> None:
+        """From now on notice what others do to the table, and mend it."""
+        self._watch = Watch()
+        asyncio.get_running_loop().add_reader(self._watch.fileno(), self._noticed)
+
+    async def replace(self, spec: TableSpec) -> None:
+        """Go on with a table of another configuration."""
+        if spec == self.table.spec:
+            return
+        old, self.table = self.table, Table(spec)
+        try:
+            await self.load()
+        except DpsdError:
+            self.table.close()
+            self.table = old
+            raise
+        old.close()
+
+    def put(self, changes: Sequence[Change]) -> None:
+        """Bring changes of single peers into the kernel now: about 0.1 ms.
+
+        What fails is logged and mended by a repair.
+        """
+        if self._loading:
+            self._meanwhile += changes
+            return
+        try:
+            self.table.apply(changes, self._clock.now())
+        except DpsdError as problem:
+            log.error("%s", problem)
+            self.mend("a change failed")
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Bring any changes into the kernel; prefixes may take long. KernelError."""
+        if self._loading:
+            self._meanwhile += changes
+            return
+        await self._run(self.table.apply, changes, self._clock.now())
+
+    async def reconcile(self) -> None:
+        """Compare the kernel with what is wanted, and mend what differs."""
+        try:
+            found = await self._run(self.table.differences, dict(self._wanted()), self._clock.now())
+        except DpsdError as problem:
+            log.error("%s", problem)
+            return
+        if found:
+            self.mend(f"{len(found)} differences, {found[0]} first")
+
+    def mend(self, why: str) -> None:
+        """Load the table again in the background, until it is as it should be."""
+        self._broken = True
+        if self._repair is None or self._repair.done():
+            log.warning("table inet dpsd: %s; loading it again", why)
+            self._repair = asyncio.get_running_loop().create_task(self._mend())
+
+    async def end(self, keys: Iterable[Key]) -> None:
+        """End these sessions on this host, and let the connection table forget them."""
+        sessions = [endpoints(key) for key in keys if isinstance(key, bytes)]
+        if not sessions:
+            return
+        ours = [sockdiag.Session(s.server, s.server_port, s.peer, s.peer_port) for s in sessions]
+        try:
+            await self._run(sockdiag.end_sessions, ours)
+            await self._run(conntrack.forget, list(keys))
+        except DpsdError as problem:
+            log.error("sessions of a listed peer go on: %s", problem)
+
+    async def close(self) -> None:
+        """Stop watching; the table stays in the kernel as it is."""
+        if self._watch is not None:
+            asyncio.get_running_loop().remove_reader(self._watch.fileno())
+            self._watch.close()
+        if self._repair is not None:
+            self._repair.cancel()
+        self._thread.shutdown()
+        self.table.close()
+
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    def _noticed(self) -> None:
+        if self._watch is not None and self._watch.foreign():
+            self.mend("somebody else changed it")
+
+    async def _mend(self) -> None:
+        while self._broken:
+            self._broken = False
+            try:
+                await self.load()
+            except DpsdError as problem:
+                log.error("%s; trying again", problem)
+                self._broken = True
+            else:
+                self.repairs += 1
+                log.warning("table inet dpsd is as it should be")
+            # Whoever undoes it every time gets one repair a second, not all of the CPU.
+            await asyncio.sleep(AGAIN)

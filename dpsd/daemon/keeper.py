@@ -1,0 +1,172 @@
+"""The store's keeper: the one thread of the daemon that reads and writes it.
+
+A slow disk delays the keeper, never an event. What can't be written is kept and tried again.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from dpsd.core.lists import Entry, ListName
+from dpsd.core.peers import Network
+from dpsd.daemon.clock import Clock
+from dpsd.errors import DpsdError, StoreError
+from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store
+
+T = TypeVar("T")
+log = logging.getLogger("dpsd")
+
+CONFIG_SOURCE = "config"
+MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
+
+
+class Keeper:
+    """The daemon's hand on the store. Entries go in and come out in the engine's time."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self.node = socket.gethostname()
+        self.applied = 0  # the revision that the engine and the kernel have
+        self._url = url
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, "store")
+        self._store: Store | None = None
+        self._waiting: list[Record] = []
+        self._started_at = time.time()
+        self._failing = False
+        self._last_beat: tuple[str, int, dict[str, Any]] | None = None
+
+    async def run(self, work: Callable[[Store], T]) -> T:
+        """Do something with the store in its thread. Raises what it raises."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: work(self._opened())
+        )
+
+    async def open(self) -> None:
+        """Open and claim the store, bringing it up to date; StoreError, NotPermitted."""
+
+        def opened() -> Store:
+            # First the claim: a second daemon must not touch what the first one uses.
+            store = Store.open(self._url, upgrade=True)
+            try:
+                store.claim()
+            except BaseException:
+                store.close()
+                raise
+            return store
+
+        loop = asyncio.get_running_loop()
+        self._store = await loop.run_in_executor(self._thread, opened)
+
+    async def close(self) -> None:
+        """Write what is waiting, and give up the claim."""
+        if self._store is not None:
+            await self.flush()
+            await self.run(Store.close)
+        self._thread.shutdown()
+
+    async def load(self) -> list[Entry]:
+        """Every entry in force, and remember which revision that is."""
+        self.applied = await self.run(Store.revision)
+        entries = await self.run(lambda store: store.entries(time.time()))
+        return [self._inward(entry) for entry in entries]
+
+    async def agree(self, white: Iterable[Network]) -> None:
+        """Make the entries that come from the configuration those, and no others."""
+        wanted = set(white)
+
+        def work(store: Store) -> None:
+            now = time.time()
+            entries = [e for e in store.entries(now) if e.list is ListName.WHITE]
+            found = {e.peer for e in entries if e.source == CONFIG_SOURCE}
+            old = [e for e in entries if e.source == CONFIG_SOURCE and e.peer not in wanted]
+            # An operator's own entry for the same peer stays as it is.
+            others = {e.peer for e in entries if e.source != CONFIG_SOURCE}
+            records = [Record(Action.REMOVE, e, now) for e in old]
+            for peer in sorted(wanted - found - others, key=str):
+                entry = Entry(ListName.WHITE, peer, "lists.white", CONFIG_SOURCE, now)
+                records.append(Record(Action.ADD, entry, now))
+            store.commit(records)
+
+        await self.run(work)
+
+    async def changes(self) -> list[Recorded] | None:
+        """What others changed since the last call; None: read everything again.
+
+        What they changed counts as applied once told(); the daemon's own records aren't returned.
+        """
+        if not await self.run(Store.changed):
+            return []
+        return await self.missed()
+
+    async def missed(self) -> list[Recorded] | None:
+        """What others changed since `applied`; None: read everything again."""
+        number = self.applied
+        recorded = await self.run(lambda store: store.since(number))
+        if recorded is None:
+            return None
+        return [replace(r, entry=self._inward(r.entry)) for r in recorded if r.node != self.node]
+
+    def write(self, action: Action, entries: Iterable[Entry]) -> None:
+        """Let entries be written with the next flush; now is when it happened."""
+        now = time.time()
+        self._waiting += [Record(action, self._outward(entry), now) for entry in entries]
+
+    async def flush(self) -> None:
+        """Write what is waiting; a failure is logged and tried again with the next flush."""
+        records, self._waiting = self._waiting, []
+        if not records:
+            return
+        try:
+            number = await self.run(lambda store: store.commit(records, self.node))
+        except DpsdError as problem:
+            self._waiting = (records + self._waiting)[-MOST_WAITING:]
+            if not self._failing:
+                log.error("%s; %d verdicts are in the kernel only", problem, len(self._waiting))
+            self._failing = True
+            return
+        self._failing = False
+        if number == self.applied + 1:
+            self.applied = number
+
+    async def save(self, rows: list[PeerRow]) -> None:
+        """Write peers' scores; a failure is logged, they change again anyway."""
+        try:
+            await self.run(lambda store: store.save_peers(rows))
+        except DpsdError as problem:
+            log.error("%s; scores were not saved", problem)
+
+    async def beat(self, mode: str, status: dict[str, Any]) -> None:
+        """Tell how things stand, if that changed since the last time."""
+        beat = (mode, self.applied, status)
+        if beat == self._last_beat:
+            return
+        node = Node(
+            self.node, os.getpid(), mode, self._started_at, time.time(), self.applied, status
+        )
+        try:
+            await self.run(lambda store: store.beat(node))
+            self._last_beat = beat
+        except DpsdError as problem:
+            log.error("%s; the status was not saved", problem)
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise StoreError("the store isn't open")
+        return self._store
+
+    def _inward(self, entry: Entry) -> Entry:
+        return _moved(entry, self._clock.from_wall)
+
+    def _outward(self, entry: Entry) -> Entry:
+        return _moved(entry, self._clock.to_wall)
+
+
+def _moved(entry: Entry, to: Callable[[float], float]) -> Entry:
+    until = None if entry.expires_at is None else to(entry.expires_at)
+    return replace(entry, created_at=to(entry.created_at), expires_at=until)

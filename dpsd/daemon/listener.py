@@ -1,0 +1,128 @@
+"""The listener: conntrack's events and dumps of its table, decoded, to whoever takes them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from dpsd.core.events import END, LOST, Event
+from dpsd.errors import KernelError
+from dpsd.kernel.conntrack import BATCH, Dump, Events, LostEvents
+from dpsd.kernel.ctnetlink import Decoder
+
+log = logging.getLogger("dpsd")
+
+Take = Callable[[Sequence[Event]], None]
+Keep = Callable[[bytes], None]
+
+LINGER = 0.002  # seconds that events are let gather after a batch that wasn't full
+DUMP_EVERY = 5.0  # seconds between two dumps, at least
+DUMP_SHARE = 0.05  # of a processor, at most
+
+
+class Listener:
+    """Feeds `take` with events as they come, and `keep`, if any, with the datagrams themselves.
+
+    When events are lost, that is an event too, and a dump follows at once.
+    """
+
+    def __init__(
+        self, ports: Sequence[int], room: int, take: Take, keep: Keep | None = None
+    ) -> None:
+        self.decoder = Decoder()
+        self.received = 0  # events, not counting dumps
+        self._ports = ports
+        self._take = take
+        self._keep = keep
+        self._events = Events(ports, room)
+        self._dump = Dump()
+        self._spent = 0.0  # processor seconds on the dump that runs
+        self._rest_until = 0.0
+        self._incomplete = False  # events were lost since the dump began
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Listen from now on, in the running loop, and ask for a first dump."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._events.fileno(), self._receive)
+        self._loop.add_reader(self._dump.fileno(), self._receive_dump)
+        self.dump()
+
+    def watch(self, ports: Sequence[int]) -> None:
+        """Listen to these ports instead."""
+        self._ports = ports
+        self._events.watch(ports)
+
+    def dump(self) -> None:
+        """Ask for the table of connections, unless that is being answered already."""
+        self._incomplete = False
+        self._asked(self._dump.start(self._ports))
+
+    def dump_if_due(self) -> None:
+        """Ask for it when the last time is long enough ago, for what it cost."""
+        if time.monotonic() >= self._rest_until and not self._dump.running:
+            self.dump()
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._events.fileno())
+            self._loop.remove_reader(self._dump.fileno())
+            self._loop = None
+        self._events.close()
+        self._dump.close()
+
+    def _receive(self) -> None:
+        try:
+            spans = self._events.receive()
+        except LostEvents:
+            self._lost()
+            return
+        self.received += len(spans)
+        self._decode(self._events.buffer, spans)
+        # One wake-up for many events costs far less than one for each.
+        if self._loop is not None and len(spans) < BATCH:
+            self._loop.remove_reader(self._events.fileno())
+            self._loop.call_later(LINGER, self._resume)
+
+    def _resume(self) -> None:
+        if self._loop is not None:
+            self._loop.add_reader(self._events.fileno(), self._receive)
+
+    def _lost(self) -> None:
+        log.warning("conntrack events were lost: judging nobody until the table has been read")
+        self._take([(LOST, None, 0, 0, 0, 0)])
+        self._incomplete = True
+        if not self._dump.running:
+            self.dump()
+
+    def _receive_dump(self) -> None:
+        began = time.thread_time()
+        try:
+            spans = self._dump.receive()
+        except KernelError as problem:
+            log.error("%s", problem)
+            return
+        events = self._decode(self._dump.buffer, spans)
+        self._spent += time.thread_time() - began
+        if any(event[0] == END for event in events):
+            self._asked(self._dump.advance())
+
+    def _asked(self, request: bytes | None) -> None:
+        """The dump goes on with a request, or it is over."""
+        if request is not None:
+            self._decode(request, [(0, len(request))])
+        elif not self._dump.running:
+            self._rest_until = time.monotonic() + max(DUMP_EVERY, self._spent / DUMP_SHARE)
+            self._spent = 0.0
+            if self._incomplete:
+                self.dump()
+
+    def _decode(self, buffer: bytes | bytearray, spans: list[tuple[int, int]]) -> list[Event]:
+        if self._keep is not None:
+            for start, end in spans:
+                self._keep(bytes(buffer[start:end]))
+        events = self.decoder.decode(buffer, spans)
+        if events:
+            self._take(events)
+        return events

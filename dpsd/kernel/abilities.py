@@ -1,0 +1,125 @@
+"""What dpsd needs of this kernel, and what of that is missing. Nothing is changed."""
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nftables import Nftables
+from pyroute2.conntrack import Conntrack
+
+from dpsd.config import Config
+from dpsd.errors import DpsdError, NotPermitted
+from dpsd.kernel import host, sockdiag
+from dpsd.kernel.conntrack import Events
+
+_SYSCTL = Path("/proc/sys/net")
+NEAR_FULL = 0.8  # of nf_conntrack_max
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is missing, and how to mend it.
+
+    severity: "warning" (dpsd works, less well), "error" or "forbidden" (it can't work: the kernel
+    lacks it, or this user may not).
+    """
+
+    severity: str
+    text: str
+    mend: str
+
+
+def problems(config: Config) -> list[Problem]:
+    """Everything that this kernel lacks for this configuration."""
+    return [*_permissions(config), *_conntrack(), *_addresses(config)]
+
+
+def _permissions(config: Config) -> Iterator[Problem]:
+    needed: list[tuple[str, Callable[[], object]]] = [
+        ("conntrack events", lambda: Events(config.protect.ports, 1 << 20).close()),
+        ("nftables", _list_tables),
+        ("the routing tables", host.look),
+    ]
+    if config.enforce.end_sessions:
+        needed.append(("ending sessions", sockdiag.probe))
+    for what, probe in needed:
+        try:
+            probe()
+        except NotPermitted as problem:
+            yield Problem("forbidden", f"{what}: {problem}", "run as root, or with CAP_NET_ADMIN")
+        except DpsdError as problem:
+            ending = what == "ending sessions"
+            mend = "set enforce.end_sessions = false" if ending else "use a kernel that has it"
+            yield Problem("error", f"{what}: {problem}", mend)
+
+
+def _list_tables() -> None:
+    code, _, error = Nftables().cmd("list tables")
+    if code and "permitted" in error.lower():
+        raise NotPermitted("nft may not list tables")
+    if code:
+        raise DpsdError(error.strip().splitlines()[0])
+
+
+def _conntrack() -> Iterator[Problem]:
+    settings = _SYSCTL / "netfilter"
+    if _number(settings / "nf_conntrack_events") == 0:
+        yield Problem(
+            "error",
+            "conntrack tells no events (net.netfilter.nf_conntrack_events is 0)",
+            "sysctl -w net.netfilter.nf_conntrack_events=2",
+        )
+    if _number(settings / "nf_conntrack_acct") == 0:
+        yield Problem(
+            "warning",
+            "conntrack counts no bytes (net.netfilter.nf_conntrack_acct is 0): sessions without"
+            " any use can't be told from mail",
+            "sysctl -w net.netfilter.nf_conntrack_acct=1",
+        )
+    if _number(settings / "nf_conntrack_tcp_be_liberal") == 1:
+        yield Problem(
+            "warning",
+            "conntrack doesn't check TCP windows (net.netfilter.nf_conntrack_tcp_be_liberal is 1):"
+            " a forged handshake is proven more easily",
+            "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0",
+        )
+    yield from _fullness()
+
+
+def _fullness() -> Iterator[Problem]:
+    try:
+        with Conntrack() as table:
+            count, most = table.count(), table.conntrack_max_size()
+    except OSError as problem:
+        if problem.errno not in (errno.EPERM, errno.EACCES):  # told by _permissions
+            yield Problem("error", f"conntrack can't be asked: {problem}", "load nf_conntrack")
+        return
+    if most and count > NEAR_FULL * most:
+        yield Problem(
+            "warning",
+            f"the connection table is nearly full: {count} of {most} entries",
+            f"sysctl -w net.netfilter.nf_conntrack_max={2 * most} (in the first namespace)",
+        )
+
+
+def _addresses(config: Config) -> Iterator[Problem]:
+    if config.protect.addresses:
+        return
+    try:
+        found = host.look()
+    except DpsdError:
+        return  # told by _permissions
+    if not any(not address.startswith(b"\x7f") for address in found.own if len(address) == 4):
+        yield Problem(
+            "warning",
+            "this host has no IPv4 address but loopback's: there is nothing to protect yet",
+            "set protect.addresses on a gateway, or wait for the network",
+        )
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None  # a kernel without this setting

@@ -1,0 +1,91 @@
+"""This host's own addresses, gateways and name servers: who is protected, and never listed."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from socket import AF_INET, AF_INET6
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from dpsd.core.peers import Network, parse_network
+from dpsd.errors import KernelError
+
+LOCAL_TABLE = 255  # RT_TABLE_LOCAL: what the kernel takes as addressed to itself
+RTN_UNICAST, RTN_LOCAL = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the routing tables and resolv.conf say of this host.
+
+    own: packed addresses; own_prefixes: whole local prefixes, 127.0.0.0/8 at least; neighbours:
+    default gateways and name servers.
+    """
+
+    own: frozenset[bytes] = frozenset()
+    own_prefixes: tuple[Network, ...] = ()
+    neighbours: tuple[Network, ...] = ()
+
+    def is_own(self, address: bytes) -> bool:
+        """Whether a packed address is this host's."""
+        return address in self.own or any(
+            len(address) == prefix.max_prefixlen >> 3 and ip_address(address) in prefix
+            for prefix in self.own_prefixes
+        )
+
+    def is_near(self, network: Network) -> bool:
+        """Whether a network holds or touches one of the host's addresses, or a neighbour."""
+        mine = (ip_network(address) for address in self.own)
+        return any(
+            network.version == near.version and network.overlaps(near)
+            for near in (*mine, *self.own_prefixes, *self.neighbours)
+        )
+
+
+def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
+    """What is so now, in this network namespace. Raises KernelError."""
+    own: set[bytes] = set()
+    prefixes: list[Network] = []
+    gateways: set[Network] = set()
+    try:
+        with IPRoute() as routes:
+            for family in (AF_INET, AF_INET6):
+                for route in routes.get_routes(family=family):
+                    if route["table"] == LOCAL_TABLE and route["type"] == RTN_LOCAL:
+                        _add_local(route, own, prefixes)
+                    elif (gateway := _default_gateway(route)) is not None:
+                        gateways.add(gateway)
+    except OSError as problem:
+        raise KernelError(f"the routing tables can't be read: {problem}") from None
+    return Host(frozenset(own), tuple(prefixes), (*gateways, *_name_servers(resolv_conf)))
+
+
+def _add_local(route: Any, own: set[bytes], prefixes: list[Network]) -> None:
+    network = ip_network((route.get_attr("RTA_DST"), route["dst_len"]))
+    if network.prefixlen == network.max_prefixlen:
+        own.add(network.network_address.packed)
+    else:
+        prefixes.append(network)
+
+
+def _default_gateway(route: Any) -> Network | None:
+    if route["dst_len"] or route["type"] != RTN_UNICAST or not route.get_attr("RTA_GATEWAY"):
+        return None
+    return parse_network(route.get_attr("RTA_GATEWAY"))
+
+
+def _name_servers(path: Path) -> list[Network]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []  # none are known: then none can be spared
+    found = []
+    for line in lines:
+        word, _, address = line.strip().partition(" ")
+        if word == "nameserver":
+            try:
+                found.append(parse_network(address.partition("%")[0]))
+            except ValueError:
+                continue
+    return found

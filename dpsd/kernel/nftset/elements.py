@@ -1,0 +1,112 @@
+"""Changes and reads elements of nf_tables sets over a netlink socket of its own."""
+
+import errno
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from struct import unpack_from
+
+from dpsd.errors import DpsdError, KernelError, NotPermitted
+from dpsd.kernel.nftset import wire
+
+_NETLINK_NETFILTER = 12
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+# A transaction is one datagram: room for some hundred thousand elements. Used only when needed.
+_BUFFER = 64 << 20
+_DATAGRAM = 1 << 16
+
+
+class ElementSocket:
+    """A netlink socket that changes and dumps the elements of one table's sets."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the request
+        with suppress(PermissionError):  # then what is sent will be refused anyway
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+
+    def close(self) -> None:
+        """Close the socket; the sets stay as they are."""
+        self._socket.close()
+
+    def replace(
+        self, gone: Mapping[str, Sequence[bytes]], new: Mapping[str, Mapping[bytes, float | None]]
+    ) -> None:
+        """One transaction: take keys out of sets, whether they are there or not, then put others.
+
+        New keys come with the seconds they stay; they are expected to be among those gone, for
+        before Linux 6.12 adding what is there keeps its old time. Raises KernelError or
+        NotPermitted; then nothing was changed.
+        """
+        messages: list[bytes] = []
+        for name, keys in gone.items():
+            elements = [wire.element(key) for key in keys]
+            messages += wire.change(wire.NEWSETELEM, self._table, name, elements)
+            messages += wire.change(wire.DELSETELEM, self._table, name, elements)
+        for name, times in new.items():
+            elements = [wire.element(key, seconds) for key, seconds in times.items()]
+            messages += wire.change(wire.NEWSETELEM, self._table, name, elements)
+        if not messages:
+            return
+        transaction = wire.batch(messages)
+        failure = self._transact(transaction)
+        if failure == errno.ENOENT:  # an element may expire between being added and deleted
+            failure = self._transact(transaction)
+        if failure:
+            raise refused(failure, ", ".join(sorted({*gone, *new})))
+
+    def _transact(self, transaction: bytes) -> int:
+        """The errno of the first message that failed, 0 if all was done."""
+        try:
+            self._socket.send(transaction)
+        except OSError as error:
+            return error.errno or errno.EIO
+        # The kernel worked through all of it within send(), and has queued its answers.
+        failure = errno.EPROTO
+        while True:
+            try:
+                answer = self._socket.recv(_DATAGRAM, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return failure
+            for kind, _, _, start, _ in wire.messages(answer):
+                if kind == wire.NLMSG_ERROR and failure in {0, errno.EPROTO}:
+                    failure = -unpack_from("=i", answer, start)[0]
+
+    def dump(self, set_name: str) -> tuple[list[wire.Found], bool] | None:
+        """A set's elements, and whether nothing changed while they were read; None: no such set.
+
+        Raises KernelError or NotPermitted.
+        """
+        self._socket.send(wire.dump(self._table, set_name))
+        found: list[wire.Found] = []
+        steady = True
+        while True:
+            answer = self._socket.recv(_DATAGRAM)
+            for kind, flags, _, start, end in wire.messages(answer):
+                steady = steady and not flags & wire.NLM_F_DUMP_INTR
+                if kind == wire.NEWSETELEM:
+                    found += wire.found(answer, start, end)
+                elif kind in {wire.NLMSG_DONE, wire.NLMSG_ERROR}:
+                    failure = -unpack_from("=i", answer, start)[0]
+                    if failure == errno.ENOENT:
+                        return None
+                    if failure:
+                        raise refused(failure, set_name)
+                    return found, steady
+
+
+def refused(failure: int, sets: str) -> DpsdError:
+    """What an errno of the kernel's means to whoever changed or read elements of these sets."""
+    if failure in {errno.EPERM, errno.EACCES}:
+        return NotPermitted("changing nftables sets needs CAP_NET_ADMIN: run as root")
+    if failure == errno.ENFILE:
+        return KernelError(f"table inet dpsd: set {sets} is full; nothing was changed")
+    if failure == errno.ENOENT:
+        return KernelError(f"table inet dpsd: set {sets} isn't there: it has to be loaded again")
+    return KernelError(f"table inet dpsd: set {sets}: {os.strerror(failure)}")

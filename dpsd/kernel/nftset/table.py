@@ -1,0 +1,334 @@
+"""The table inet dpsd in the kernel: loaded, changed, read back and compared."""
+
+import difflib
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from ipaddress import ip_address, ip_network, summarize_address_range
+from threading import Lock
+from time import monotonic
+from typing import Any
+
+from nftables import Nftables
+
+from dpsd.core.cover import disjoint
+from dpsd.core.lists import Change, Element, ListName, Put
+from dpsd.core.peers import Network
+from dpsd.errors import DpsdError, KernelError, NotPermitted
+from dpsd.kernel.nftset.elements import ElementSocket
+from dpsd.kernel.nftset.ruleset import HOSTS, NETS, Elements, Sets, TableSpec, render, wanted
+from dpsd.kernel.nftset.wire import Found
+
+TABLE = "dpsd"
+_COUNTED = tuple(name for name in HOSTS if not name.startswith(ListName.WHITE))
+
+# Instants of expiry that differ by no more than this are the same, in seconds.
+TOLERANCE = 2.0
+# How often a set is read while it changes; the last time, changes of hosts wait.
+_READINGS = 3
+
+
+class Table:
+    """The table inet dpsd of one configuration. Other tables are never touched.
+
+    Every change is one transaction of the kernel: it takes effect as a whole or not at all. All
+    methods may be called from any thread. Changes of hosts take about 0.1 ms and wait for load()
+    only; changes of prefixes take about 10 us for each prefix in the sets that they touch.
+    """
+
+    def __init__(self, spec: TableSpec) -> None:
+        self.spec = spec
+        self._nft = Nftables()
+        self._nft.set_stateless_output(True)  # list no counters and no time left
+        self._hosts = ElementSocket(TABLE)
+        self._dumps = ElementSocket(TABLE)
+        # Taken in this order: prefixes and libnftables, hosts, dumps.
+        self._nft_lock, self._hosts_lock, self._dumps_lock = Lock(), Lock(), Lock()
+        self._nets: Sets = {name: {} for name in NETS}  # as wanted, not yet disjoint
+        self._rules: list[str] = []
+        self._late = 0.0  # seconds by which elements may outstay, for load() took its time
+
+    def close(self) -> None:
+        """Close the sockets; the table stays in the kernel as it is."""
+        self._hosts.close()
+        self._dumps.close()
+
+    def load(self, elements: Mapping[Element, float | None], now: float) -> None:
+        """Put the table with these elements in place of what is there, in one transaction.
+
+        elements: the instants (seconds since the epoch) when they expire, None: never. What was
+        applied since `elements` was taken is lost. Raises KernelError or NotPermitted; then the
+        kernel is as before.
+        """
+        nets: Sets = {name: {} for name in NETS}
+        for element, until in elements.items():
+            if not self.spec.size.is_peer(element[1]):
+                nets[self.spec.set_of(element)][element[1]] = until
+        # The library's context still has the defines of an earlier load.
+        commands = [re.sub(r"(?m)^define ", "redefine ", render(self.spec))]
+        with self._nft_lock, self._hosts_lock:
+            start = monotonic()
+            for name, holds in wanted(self.spec, elements, now).items():
+                commands += _adding(name, holds, now)
+            self._run(commands)
+            self._late = monotonic() - start
+            self._nets = nets
+            self._rules = self._describe()
+
+    def apply(self, changes: Sequence[Change], now: float) -> None:
+        """Make these changes in one transaction; of several for one element the last counts.
+
+        A Put whose time is over is as good as a Drop. Raises KernelError or NotPermitted; then
+        nothing was changed, here or in the kernel.
+        """
+        sets: Sets = {}  # what is dropped has its time over now
+        for change in changes:
+            until = change.expires_at if isinstance(change, Put) else now
+            sets.setdefault(self.spec.set_of((change.list, change.peer)), {})[change.peer] = until
+        hosts = {name: changed for name, changed in sets.items() if name in HOSTS}
+        if len(hosts) == len(sets):
+            with self._hosts_lock:
+                self._hosts.replace(*_keys(hosts, now))
+            return
+        with self._nft_lock, self._hosts_lock if hosts else nullcontext():
+            nets = {
+                name: _merged(self._nets[name], changed, now)
+                for name, changed in sets.items()
+                if name in NETS
+            }
+            self._run_again_if_expired([*_replacing(hosts, now), *_refilling(nets, now)])
+            self._nets.update(nets)
+
+    def read(self, now: float) -> Sets | None:
+        """What the kernel's sets hold and until when; None if the table or a set isn't there.
+
+        Raises KernelError or NotPermitted.
+        """
+        sets: Sets = {}
+        start = monotonic()
+        for name in HOSTS + NETS:
+            found = self._found(name)
+            if found is None:
+                return None
+            prefix = self.spec.size.prefix(4 if "4" in name else 6)
+            pairs = _prefixes(found) if name in NETS else _peers(found, prefix)
+            read_at = now + monotonic() - start
+            sets[name] = {n: None if left is None else read_at + left for n, left in pairs}
+        return sets
+
+    def differences(self, elements: Mapping[Element, float | None], now: float) -> list[str]:
+        """How the kernel's table differs from load(elements); nothing if it is as it should be.
+
+        Elements about to expire are let be. Raises KernelError or NotPermitted.
+        """
+        with self._nft_lock:
+            rules = self._describe()
+        found = self.read(now)
+        if not rules or found is None:
+            return ["table inet dpsd or one of its sets is missing"]
+        lines = [line for line in difflib.ndiff(self._rules, rules) if line[0] in "-+"]
+        marks = {"-": "missing", "+": "foreign"}
+        differences = [f"{marks[line[0]]}: {line[1:].strip()}" for line in lines]
+        for name, holds in wanted(self.spec, elements, now).items():
+            differences += _unlike(name, holds, found[name], now, TOLERANCE + self._late)
+        return differences
+
+    def adoptable(
+        self, known: Mapping[Element, float | None], now: float
+    ) -> dict[Element, float | None]:
+        """What a table found in the kernel blocks beyond the known elements, and until when.
+
+        So a verdict that reached the kernel, and not the store, outlives a crash. Whether
+        an operator unblocked it meanwhile is the caller's to know. Raises KernelError or
+        NotPermitted.
+        """
+        found = self.read(now) or {}
+        expected = wanted(self.spec, known, now)
+        return {
+            (name, network): until
+            for name in (ListName.BLACK, ListName.BLOCK)
+            for version in (4, 6)
+            for set_name in (f"{name}{version}", f"{name}{version}_nets")
+            for network, until in found.get(set_name, {}).items()
+            if network not in expected[set_name] or _later(until, expected[set_name][network])
+        }
+
+    def counters(self) -> dict[ListName, dict[Network, int]]:
+        """Packets of black and blocked peers since they were put there; prefixes aren't counted.
+
+        Takes about 5 us an element. Raises KernelError or NotPermitted.
+        """
+        packets: dict[ListName, dict[Network, int]] = {ListName.BLACK: {}, ListName.BLOCK: {}}
+        for name in _COUNTED:
+            prefix = self.spec.size.prefix(int(name[-1]))
+            for element in self._found(name) or []:
+                packets[ListName(name[:-1])][_network(element.key, prefix)] = element.packets
+        return packets
+
+    def delete(self) -> None:
+        """Take the table out of the kernel. Raises KernelError or NotPermitted."""
+        with self._nft_lock, self._hosts_lock:
+            self._run([f"add table inet {TABLE}", f"delete table inet {TABLE}"])
+            self._nets = {name: {} for name in NETS}
+
+    def _run(self, commands: Iterable[str]) -> None:
+        code, _, error = self._nft.cmd("\n".join(commands))
+        if code:
+            raise _explained(error)
+
+    def _run_again_if_expired(self, commands: Sequence[str]) -> None:
+        try:
+            self._run(commands)
+        except KernelError as error:  # an element may expire between being added and deleted
+            if os.strerror(errno.ENOENT) not in str(error):
+                raise
+            self._run(commands)
+
+    def _describe(self) -> list[str]:
+        """The table as nft lists it, with no element but the servers; empty if it isn't there."""
+        # Of what lists rules, only this fetches no elements, which could go on and on while
+        # they change.
+        ruleset = self._list("ruleset inet", terse=True)
+        table = re.search(rf"(?ms)^table inet {TABLE} {{.*?^}}", ruleset)
+        if table is None:
+            return []
+        servers = (self._list(f"set inet {TABLE} servers{v}", terse=False) for v in (4, 6))
+        return "\n".join((table[0], *servers)).splitlines()
+
+    def _list(self, what: str, terse: bool) -> str:
+        self._nft.set_terse_output(terse)
+        code, output, error = self._nft.cmd(f"list {what}")
+        if code and os.strerror(errno.ENOENT) not in error:
+            raise _explained(error)
+        return str(output)
+
+    def _found(self, name: str) -> list[Found] | None:
+        """A set's elements, read again if they changed meanwhile; None if there is no such set."""
+        for reading in range(1, _READINGS + 1):
+            still = self._hosts_lock if reading == _READINGS else nullcontext()
+            with still, self._dumps_lock:
+                dump = self._dumps.dump(name)
+            if dump is None:
+                return None
+            found, steady = dump
+            if steady:
+                break
+        return found
+
+
+def _adding(name: str, elements: Elements, now: float) -> Iterator[str]:
+    if elements:
+        listed = ", ".join(
+            f"{network if name in NETS else network.network_address}{_timeout(until, now)}"
+            for network, until in elements.items()
+        )
+        yield f"add element inet {TABLE} {name} {{ {listed} }}"
+
+
+def _timeout(until: float | None, now: float) -> str:
+    return "" if until is None else f" timeout {_duration(until - now)}"
+
+
+def _duration(seconds: float) -> str:
+    """In nft's notation, whose numbers have eight digits at most."""
+    whole, milliseconds = divmod(max(1, round(seconds * 1000)), 1000)
+    return f"{whole // 86400}d{whole % 86400}s{milliseconds}ms"
+
+
+def _in_force(elements: Elements, now: float) -> Elements:
+    return {network: until for network, until in elements.items() if until is None or until > now}
+
+
+def _keys(
+    hosts: Sets, now: float
+) -> tuple[dict[str, list[bytes]], dict[str, dict[bytes, float | None]]]:
+    gone = {
+        name: [network.network_address.packed for network in changed]
+        for name, changed in hosts.items()
+    }
+    new = {
+        name: {
+            network.network_address.packed: None if until is None else until - now
+            for network, until in _in_force(changed, now).items()
+        }
+        for name, changed in hosts.items()
+    }
+    return gone, new
+
+
+def _replacing(hosts: Sets, now: float) -> Iterator[str]:
+    """What ElementSocket.replace does, as commands."""
+    for name, changed in hosts.items():
+        gone = ", ".join(str(network.network_address) for network in changed)
+        yield f"add element inet {TABLE} {name} {{ {gone} }}"
+        yield f"delete element inet {TABLE} {name} {{ {gone} }}"
+        yield from _adding(name, _in_force(changed, now), now)
+
+
+def _refilling(nets: Sets, now: float) -> Iterator[str]:
+    """Fill whole sets anew: libnftables refuses to put a prefix where it takes one around it,
+    and reads all the others to check one, which takes longer than sending them."""
+    for name, networks in nets.items():
+        yield f"flush set inet {TABLE} {name}"
+        yield from _adding(name, disjoint(networks), now)
+
+
+def _merged(before: Elements, changed: Elements, now: float) -> Elements:
+    return _in_force({**before, **changed}, now)
+
+
+def _network(key: bytes, prefix: int) -> Network:
+    """A peer; an element with bits behind the prefix is none, it is shown as it is."""
+    network = ip_network((key, prefix), strict=False)
+    return network if network.network_address.packed == key else ip_network(key)
+
+
+def _peers(found: Iterable[Found], prefix: int) -> Iterator[tuple[Network, float | None]]:
+    for element in found:
+        yield _network(element.key, prefix), element.expires_in
+
+
+def _prefixes(found: Iterable[Found]) -> Iterator[tuple[Network, float | None]]:
+    """The kernel holds where an interval starts and the first address behind it, in any order."""
+    start: Found | None = None
+    for element in sorted(found, key=lambda e: (e.key, not e.interval_end)):
+        if start is not None:
+            last = int.from_bytes(element.key) - 1
+            yield from _interval(start, last.to_bytes(len(element.key)))
+        start = None if element.interval_end else element
+    if start is not None:  # the last one reaches to the end of the address space
+        yield from _interval(start, b"\xff" * len(start.key))
+
+
+def _interval(start: Found, last: bytes) -> Iterator[tuple[Network, float | None]]:
+    first: Any = ip_address(start.key)  # of the same version as the last; mypy can't know
+    for network in summarize_address_range(first, ip_address(last)):
+        yield network, start.expires_in
+
+
+def _unlike(
+    name: str, holds: Elements, found: Elements, now: float, tolerance: float
+) -> Iterator[str]:
+    for network in holds.keys() | found.keys():
+        expected, actual = holds.get(network, now), found.get(network, now)
+        if _later(expected, actual, tolerance) or _later(actual, expected, tolerance):
+            what = {network in found: "missing from", network in holds: "foreign in"}
+            yield f"{what.get(False, 'wrong time in')} {name}: {network}"
+
+
+def _later(a: float | None, b: float | None, tolerance: float = TOLERANCE) -> bool:
+    """Whether a is an instant clearly after b; None is never reached."""
+    return b is not None and (a is None or a - b > tolerance)
+
+
+def _explained(error: str) -> DpsdError:
+    """nft's own words on what failed, without the commands that it repeats."""
+    reasons = {line.partition("Error: ")[2] for line in error.splitlines() if "Error: " in line}
+    text = "; ".join(sorted(reasons)) or error.strip()[:200] or "no reason given"
+    if os.strerror(errno.EPERM) in text:
+        return NotPermitted(f"nftables: {text}; run as root, or with CAP_NET_ADMIN")
+    if os.strerror(errno.ENFILE) in text:
+        return KernelError(f"table inet {TABLE}: a set is full; nothing was changed ({text})")
+    return KernelError(f"table inet {TABLE}: nothing was changed: {text}")

@@ -1,0 +1,119 @@
+"""Notices when somebody else changes the table, by the kernel's nf_tables notifications.
+
+Each notification carries the port id of the netlink socket whose transaction it tells of. Those of
+this process's own sockets are filtered out in the kernel, so that own changes, however many, cost
+nothing here. Elements that expire aren't notified of at all.
+"""
+
+import ctypes
+import errno
+import os
+import socket
+from contextlib import suppress
+from struct import pack
+
+from dpsd.kernel.nftset import wire
+from dpsd.kernel.nftset.table import TABLE
+
+_NETLINK_NETFILTER, _NFNLGRP_NFTABLES = 12, 7
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_PROTOCOL = 26, 33, 38
+_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+_PORT_OFFSET = 12  # of nlmsghdr.nlmsg_pid
+_TABLE_NAME = 1  # NFTA_TABLE_NAME; the table's attribute has this number in every kind of message
+_NEWGEN = wire.NFNL_SUBSYS_NFTABLES << 8 | 15  # NFT_MSG_NEWGEN: ends a transaction, names no table
+_BUFFER = 8 << 20
+
+
+class Watch:
+    """Foreign changes of table inet dpsd. Its descriptor is readable when there may be some."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        self._socket.setblocking(False)
+        with suppress(PermissionError):
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        self._own: frozenset[int] = frozenset()
+        self._learn_own()
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._socket.close()
+
+    def foreign(self) -> bool:
+        """Read all that has come in: has somebody else changed or deleted the table?
+
+        Also true if notifications were lost: then nobody knows.
+        """
+        changed = False
+        while True:
+            try:
+                changed = self._foreign(self._socket.recv(1 << 16)) or changed
+            except BlockingIOError:
+                return changed
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                changed = True
+
+    def _foreign(self, datagram: bytes) -> bool:
+        for kind, _, port, start, end in wire.messages(datagram):
+            if kind != _NEWGEN and port not in self._own and _is_ours(datagram, start, end):
+                self._learn_own()  # libnftables opens a new socket now and then
+                if port not in self._own:
+                    return True
+        return False
+
+    def _learn_own(self) -> None:
+        self._own = frozenset(_own_ports())
+        _attach(self._socket, _filter(self._own))
+
+
+def _is_ours(datagram: bytes, start: int, end: int) -> bool:
+    if datagram[start] != wire.NFPROTO_INET:
+        return False
+    name = TABLE.encode() + b"\0"
+    return any(
+        kind == _TABLE_NAME and datagram[first:last] == name
+        for kind, first, last in wire.attributes(datagram, start + 4, end)
+    )
+
+
+def _own_ports() -> set[int]:
+    """The port ids of this process's sockets that speak to netfilter."""
+    ports = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor))) as own:
+            if (
+                own.family == socket.AF_NETLINK
+                and own.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) == _NETLINK_NETFILTER
+            ):
+                ports.add(own.getsockname()[0])
+    return ports - {0}
+
+
+def _filter(own: frozenset[int]) -> bytes:
+    """A classic BPF program that drops what carries one of these port ids.
+
+    One datagram tells of one transaction, so that its first message speaks for all. BPF loads in
+    network byte order.
+    """
+    ports = sorted(own)[:200]  # a jump reaches 255 instructions
+    program = [(_LOAD, 0, 0, _PORT_OFFSET)]
+    for index, port in enumerate(ports):
+        program.append((_EQUAL, len(ports) - index, 0, socket.htonl(port)))
+    program += [(_RETURN, 0, 0, 0xFFFFFFFF), (_RETURN, 0, 0, 0)]
+    return b"".join(pack("=HBBI", *instruction) for instruction in program)
+
+
+def _attach(to: socket.socket, program: bytes) -> None:
+    held = ctypes.create_string_buffer(program, len(program))
+    prog = pack("HxxxxxxP" if ctypes.sizeof(ctypes.c_void_p) == 8 else "HxxP",
+                len(program) // 8, ctypes.addressof(held))  # struct sock_fprog  # fmt: skip
+    to.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, prog)

@@ -1,0 +1,159 @@
+"""Elements of nf_tables sets as netlink messages; bytes only, no socket.
+
+Layouts from include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h. Netlink headers are in host
+byte order, nf_tables' own numbers in network byte order.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from struct import Struct, pack, unpack_from
+
+HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port id
+ATTRIBUTE = Struct("=HH")  # nlattr: length, type
+
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 0x10, 0x300, 0x400
+
+NFNL_SUBSYS_NFTABLES = 10
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
+NEWSETELEM, GETSETELEM, DELSETELEM = (NFNL_SUBSYS_NFTABLES << 8 | n for n in (12, 13, 14))
+NFPROTO_UNSPEC, NFPROTO_INET = 0, 1
+
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
+_LIST_ELEM = 1  # NFTA_LIST_ELEM
+_KEY, _FLAGS, _TIMEOUT, _EXPIRATION, _EXPR, _EXPRESSIONS = 1, 3, 4, 5, 7, 11  # NFTA_SET_ELEM_*
+_DATA_VALUE = 1  # NFTA_DATA_VALUE
+_EXPR_DATA = 2  # NFTA_EXPR_DATA
+_COUNTER_PACKETS = 2  # NFTA_COUNTER_PACKETS
+_INTERVAL_END = 1  # NFT_SET_ELEM_INTERVAL_END
+
+# An attribute's length has 16 bits; an element takes 44 bytes at most.
+_ELEMENTS_A_MESSAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An element that the kernel holds. expires_in: seconds left, None: stays for good."""
+
+    key: bytes
+    interval_end: bool
+    expires_in: float | None
+    packets: int
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """A netlink attribute, padded to four bytes."""
+    length = 4 + len(payload)
+    return ATTRIBUTE.pack(length, kind) + payload + bytes(-length & 3)
+
+
+def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Type, start and end of each attribute's payload; stops at what can't be one."""
+    while start + 4 <= end:
+        length, kind = ATTRIBUTE.unpack_from(data, start)
+        if length < 4 or start + length > end:
+            return
+        yield kind & 0x3FFF, start + 4, start + length  # without NLA_F_NESTED, NLA_F_NET_BYTEORDER
+        start += (length + 3) & ~3
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Type, flags, port id, start and end of the payload of each message of a datagram."""
+    start = 0
+    while start + HEADER.size <= len(data):
+        length, kind, flags, _, port = HEADER.unpack_from(data, start)
+        if length < HEADER.size or start + length > len(data):
+            return
+        yield kind, flags, port, start + HEADER.size, start + length
+        start += (length + 3) & ~3
+
+
+def message(kind: int, flags: int, family: int, payload: bytes = b"", resource: int = 0) -> bytes:
+    """A nfnetlink message: netlink header, nfgenmsg, attributes."""
+    body = pack(">BBH", family, 0, resource) + payload
+    return HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, 0, 0) + body
+
+
+def element(key: bytes, seconds: float | None = None) -> bytes:
+    """A set element; seconds: the time it stays, None: for good."""
+    value = attribute(_KEY, attribute(_DATA_VALUE, key))
+    if seconds is not None:
+        value += attribute(_TIMEOUT, pack(">Q", max(1, round(seconds * 1000))))
+    return attribute(_LIST_ELEM, value)
+
+
+def change(kind: int, table: str, set_name: str, elements: Iterable[bytes]) -> Iterator[bytes]:
+    """Messages that add (NEWSETELEM) or delete (DELSETELEM) these elements of a set.
+
+    Adding one that is there changes nothing (from Linux 6.12 on: nothing but its time), deleting
+    one that isn't fails with ENOENT.
+    """
+    where = _where(table, set_name)
+    flags = NLM_F_CREATE if kind == NEWSETELEM else 0
+    packed = list(elements)
+    for start in range(0, len(packed), _ELEMENTS_A_MESSAGE):
+        chunk = b"".join(packed[start : start + _ELEMENTS_A_MESSAGE])
+        yield message(kind, flags, NFPROTO_INET, where + attribute(_LIST_ELEMENTS, chunk))
+
+
+def batch(changes: Iterable[bytes]) -> bytes:
+    """One transaction: all of these messages take effect, or none.
+
+    The kernel answers with an error for each message that fails, and acknowledges the last one.
+    """
+    begin, end = (
+        message(kind, 0, NFPROTO_UNSPEC, resource=NFNL_SUBSYS_NFTABLES)
+        for kind in (NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END)
+    )
+    *before, last = changes
+    length, kind, flags, _, _ = HEADER.unpack_from(last)
+    last = HEADER.pack(length, kind, flags | NLM_F_ACK, 0, 0) + last[HEADER.size :]
+    return b"".join((begin, *before, last, end))
+
+
+def dump(table: str, set_name: str) -> bytes:
+    """The request for all elements of a set."""
+    return message(GETSETELEM, NLM_F_DUMP, NFPROTO_INET, _where(table, set_name))
+
+
+def found(data: bytes, start: int, end: int) -> Iterator[Found]:
+    """The elements in the payload of one answer to dump()."""
+    for kind, elements, elements_end in attributes(data, start + 4, end):
+        if kind == _LIST_ELEMENTS:
+            for _, first, last in attributes(data, elements, elements_end):
+                yield _found(data, first, last)
+
+
+def _found(data: bytes, start: int, end: int) -> Found:
+    key, flags, timeout, left, packets = b"", 0, None, None, 0
+    for kind, first, last in attributes(data, start, end):
+        if kind == _KEY:
+            key = data[first + 4 : last]
+        elif kind == _FLAGS:
+            (flags,) = unpack_from(">I", data, first)
+        elif kind == _TIMEOUT:
+            (timeout,) = unpack_from(">Q", data, first)
+        elif kind == _EXPIRATION:
+            (left,) = unpack_from(">Q", data, first)
+        elif kind == _EXPR:
+            packets = _packets(data, first, last)
+        elif kind == _EXPRESSIONS:
+            for _, expression, expression_end in attributes(data, first, last):
+                packets = _packets(data, expression, expression_end)
+    seconds = None if not timeout or left is None else left / 1000
+    return Found(key, bool(flags & _INTERVAL_END), seconds, packets)
+
+
+def _packets(data: bytes, start: int, end: int) -> int:
+    for kind, first, last in attributes(data, start, end):
+        if kind == _EXPR_DATA:
+            for what, value, _ in attributes(data, first, last):
+                if what == _COUNTER_PACKETS:
+                    return int(unpack_from(">Q", data, value)[0])
+    return 0
+
+
+def _where(table: str, set_name: str) -> bytes:
+    return attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(
+        _LIST_SET, set_name.encode() + b"\0"
+    )

@@ -1,0 +1,177 @@
+"""Ends live sessions of this host's own sockets: SOCK_DESTROY of the sock_diag netlink family.
+
+Layouts from include/uapi/linux/inet_diag.h. When no socket has the four addresses and ports of a
+session any more, the kernel's look-up (inet_diag_find_one_icsk) goes on to the *listening* socket
+of the port and would end that: the mail server would be deaf. So every session is asked for first,
+and only what is no listener is ended, under the cookie that names exactly that socket.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple
+
+from dpsd.errors import DpsdError, KernelError, NotPermitted
+
+_NETLINK_SOCK_DIAG = 4
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
+_IP_FREEBIND = 15
+_NLMSG_ERROR = 2
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+
+_HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port id
+_ERROR = Struct("=i")  # nlmsgerr: negative errno
+# inet_diag_req_v2: family, protocol, extensions, padding, states; inet_diag_sockid: ports,
+# addresses (network byte order), interface, cookie.
+_REQUEST = Struct("=BBBxI2s2s16s16sI8s")
+# inet_diag_msg: family, state, timer, retransmissions; inet_diag_sockid; expires, queues, uid,
+# inode.
+_ANSWER = Struct("=BBBB2s2s16s16sI8s5I")
+_NO_COOKIE = b"\xff" * 8
+
+# include/net/tcp_states.h
+_ESTABLISHED, _SYN_RECV, _TIME_WAIT, _CLOSE_WAIT, _LISTEN = 1, 3, 6, 8, 10
+# In these states a socket without an inode waits to be accepted. In all others it has been closed
+# and belongs to nobody: it holds no slot, and before Linux 6.11 ending it leaves it there for good.
+_UNACCEPTED = frozenset({_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT})
+
+# No such socket, or none with this cookie: it ended by itself.
+_GONE = frozenset({errno.ENOENT, errno.ESTALE})
+
+# Answers to one batch have to fit into the socket's buffer (212,992 bytes, about 1.3 KB each).
+_BATCH = 64
+
+
+class Session(NamedTuple):
+    """A TCP session by packed addresses (4 or 16 bytes) and ports, this host's own first."""
+
+    local: bytes
+    local_port: int
+    remote: bytes
+    remote_port: int
+
+
+def end_sessions(sessions: Iterable[tuple[bytes, int, bytes, int]]) -> int:
+    """End these sessions (Session or plain tuples): the peer gets a reset, the server an error.
+
+    Returns how many there were to end: those that are over, or end at a server behind this host,
+    aren't counted. IPv4 sessions of dual-stack sockets are found by their IPv4 addresses. Raises
+    NotPermitted without CAP_NET_ADMIN, KernelError if the kernel can't.
+    """
+    wanted = [Session(*session) for session in sessions]
+    ended = 0
+    with _open() as diag:
+        for start in range(0, len(wanted), _BATCH):
+            ended += _end(diag, wanted[start : start + _BATCH])
+    return ended
+
+
+def probe() -> None:
+    """Whether sessions can be ended, asked without ending one: returns if so.
+
+    Raises NotPermitted or KernelError, which say what is missing.
+    """
+    with _open() as diag, socket.socket(socket.AF_INET) as listener:
+        listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # even if lo is down
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        ours = Session(b"\x7f\0\0\1", listener.getsockname()[1], b"\x7f\0\0\1", 1)
+        (found,) = _ask(diag, [_request(_SOCK_DIAG_BY_FAMILY, ours, _NO_COOKIE)])
+        if isinstance(found, int):
+            raise _refused(found)
+        # A cookie that no socket has: the kernel finds the listener, compares, and lets it be.
+        (outcome,) = _ask(diag, [_request(_SOCK_DESTROY, ours, bytes(8))])
+    if outcome not in _GONE:
+        raise _refused(outcome if isinstance(outcome, int) else errno.EPROTO)
+
+
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """What the kernel says of a socket: TCP state, inode (0: no process holds it), cookie."""
+
+    state: int
+    inode: int
+    cookie: bytes
+
+    def endable(self) -> bool:
+        if self.state in {_LISTEN, _TIME_WAIT}:
+            return False
+        return self.inode != 0 or self.state in _UNACCEPTED
+
+
+def _open() -> socket.socket:
+    diag = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    diag.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the request
+    return diag
+
+
+def _end(diag: socket.socket, sessions: Sequence[Session]) -> int:
+    questions = [_request(_SOCK_DIAG_BY_FAMILY, session, _NO_COOKIE) for session in sessions]
+    orders = [
+        _request(_SOCK_DESTROY, session, found.cookie)
+        for session, found in zip(sessions, _ask(diag, questions), strict=True)
+        if isinstance(found, _Socket) and found.endable()
+    ]
+    outcomes = _ask(diag, orders)
+    for outcome in outcomes:
+        if outcome == errno.EOPNOTSUPP:
+            probe()  # raises if it's the kernel; before Linux 6.5 also a session just in TIME_WAIT
+        elif outcome != 0 and outcome not in _GONE:
+            raise _refused(outcome if isinstance(outcome, int) else errno.EPROTO)
+    return outcomes.count(0)
+
+
+def _request(kind: int, session: Session, cookie: bytes) -> bytes:
+    family = socket.AF_INET if len(session.local) == 4 else socket.AF_INET6
+    body = _REQUEST.pack(
+        family,
+        socket.IPPROTO_TCP,
+        0,
+        0xFFFFFFFF,
+        session.local_port.to_bytes(2),
+        session.remote_port.to_bytes(2),
+        session.local,
+        session.remote,
+        0,
+        cookie,
+    )
+    flags = _NLM_F_REQUEST | (_NLM_F_ACK if kind == _SOCK_DESTROY else 0)
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
+
+
+def _ask(diag: socket.socket, requests: Sequence[bytes]) -> list[int | _Socket]:
+    """One answer a request, in order: an errno (0: done) or the socket."""
+    if not requests:
+        return []
+    diag.send(b"".join(requests))
+    answers: list[int | _Socket] = []
+    while len(answers) < len(requests):
+        answers += _answers(diag.recv(1 << 16))
+    return answers
+
+
+def _answers(datagram: bytes) -> Iterator[int | _Socket]:
+    start = 0
+    while start + _HEADER.size <= len(datagram):
+        length, kind, _, _, _ = _HEADER.unpack_from(datagram, start)
+        body = start + _HEADER.size
+        if kind == _NLMSG_ERROR:
+            yield -_ERROR.unpack_from(datagram, body)[0]
+        else:
+            _, state, *_, cookie, _, _, _, _, inode = _ANSWER.unpack_from(datagram, body)
+            yield _Socket(state, inode, cookie)
+        start += (length + 3) & ~3
+
+
+def _refused(failure: int) -> DpsdError:
+    if failure in {errno.EPERM, errno.EACCES}:
+        return NotPermitted("ending sessions needs CAP_NET_ADMIN: run as root")
+    if failure == errno.EOPNOTSUPP:
+        return KernelError("this kernel can't end sessions: it lacks CONFIG_INET_DIAG_DESTROY")
+    if failure == errno.ENOENT:
+        return KernelError("this kernel can't tell its sessions: load the module tcp_diag")
+    return KernelError(f"ending sessions: {os.strerror(failure)}")

@@ -1,0 +1,14 @@
+"""The store: the truth for lists, and the only channel between the command line and the daemon.
+
+store.py      every query
+records.py    what goes in and comes out
+schema.py     the tables, and the way to them from older ones
+connecting.py the URL, the file and its owner, faults told in words
+claim.py      one daemon to a store
+"""
+
+from dpsd.store.records import Action, Node, PeerRow, Pruned, Record, Recorded
+from dpsd.store.schema import SCHEMA
+from dpsd.store.store import Store
+
+__all__ = ["SCHEMA", "Action", "Node", "PeerRow", "Pruned", "Record", "Recorded", "Store"]
