@@ -510,7 +510,9 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
     assert status["revision"] == {"stored": 0, "applied": 0}
     assert re.search(r"^pressure +25% of the slots$", text, re.M)
     assert re.search(r"^events +received 12, lost 3; some are missing, so nobody is", text, re.M)
-    assert re.search(r"^server +slot-seconds that its own overstays cost: CLOSE_WAIT 33$", text, re.M)
+    assert re.search(
+        r"^server +slot-seconds that its own overstays cost: CLOSE_WAIT 33$", text, re.M
+    )
     assert re.search(r"^sessions +open 25 \(ESTABLISHED 25, SYN_RECV 2\)$", text, re.M)
 
 

@@ -21,15 +21,22 @@ def namespace() -> Iterator[int]:
 def mail_host(namespace: int) -> Iterator[MailHost]:
     """A mail host that listens on ports 25 and 80, both IP versions, around the test."""
     with fresh() as peers, ExitStack() as sockets:
-        run(f"ip link add mail type veth peer name world netns /proc/{os.getpid()}/fd/{peers}")
+        run(
+            "ip link add mail address 02:00:00:00:00:01 type veth"
+            f" peer name world address 02:00:00:00:00:02 netns /proc/{os.getpid()}/fd/{peers}"
+        )
         run("ip address add 192.0.2.1/24 dev mail")
         run("ip address add 192.0.2.3/24 dev mail")
         run("ip address add 2001:db8:1::1/64 dev mail nodad")
         run("ip link set mail up")
+        for address in ("192.0.2.2", "2001:db8:1::2"):  # known at once: no packet has to wait
+            run(f"ip neighbour add {address} lladdr 02:00:00:00:00:02 dev mail nud permanent")
         with inside(peers):
             run("ip address add 192.0.2.2/24 dev world")
             run("ip address add 2001:db8:1::2/64 dev world nodad")
             run("ip link set world up")
+            for address in ("192.0.2.1", "192.0.2.3", "2001:db8:1::1"):
+                run(f"ip neighbour add {address} lladdr 02:00:00:00:00:01 dev world nud permanent")
             run("ip route add local 10.99.0.0/16 dev lo")
             run("ip route add local 2001:db8:99::/48 dev lo")
         run("ip route add 10.99.0.0/16 via 192.0.2.2")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
 _IPV6_FREEBIND = 78
@@ -43,6 +44,8 @@ def fresh() -> Iterator[int]:
     try:
         _must(_libc.unshare(_CLONE_NEWNET))
         namespace = _here()
+        for device in ("all", "default"):  # addresses that can be used at once
+            Path(f"/proc/sys/net/ipv6/conf/{device}/accept_dad").write_text("0")
         run("ip link set lo up")
     finally:
         _must(_libc.setns(before, _CLONE_NEWNET))
@@ -86,9 +89,12 @@ def established(client: socket.socket, seconds: float) -> bool:
     """Whether the server's kernel answers a connection within so many seconds."""
     poll = select.poll()
     poll.register(client, select.POLLOUT)
-    return bool(poll.poll(seconds * 1000)) and not client.getsockopt(
-        socket.SOL_SOCKET, socket.SO_ERROR
-    )
+    if not poll.poll(seconds * 1000):
+        return False
+    failure = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if failure:
+        raise OSError(failure, os.strerror(failure))
+    return True
 
 
 @dataclass

@@ -118,7 +118,9 @@ def test_shipped_file_loads_by_hand_again_and_again(namespace: int) -> None:
 def test_every_variant_loads_more_than_once(spec: TableSpec) -> None:
     with loaded(spec) as kernel:
         kernel.load({(BLOCK, "10.99.0.0/24"): 60, (BLOCK, "2001:db8::/48"): None})
-        assert kernel.differences({(BLOCK, "10.99.0.0/24"): 60, (BLOCK, "2001:db8::/48"): None}) == []
+        assert (
+            kernel.differences({(BLOCK, "10.99.0.0/24"): 60, (BLOCK, "2001:db8::/48"): None}) == []
+        )
 
 
 def test_a_ruleset_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +154,9 @@ def test_the_kernel_unblocks_by_itself(guarded: Guarded, peer: str) -> None:
 
 
 @pytest.mark.parametrize(("first", "then"), [(60, 7200), (7200, 60), (None, 60), (60, None)])
-def test_a_block_takes_its_new_time(kernel: Kernel, first: float | None, then: float | None) -> None:
+def test_a_block_takes_its_new_time(
+    kernel: Kernel, first: float | None, then: float | None
+) -> None:
     for peer in (PEER4, "10.0.0.0/16"):
         kernel.put(BLOCK, peer, first)
         kernel.put(BLOCK, peer, then)
@@ -258,7 +262,13 @@ def test_a_prefix_expires_around_one_that_stays(guarded: Guarded) -> None:
     assert not host.reached("10.99.3.1")
     assert eventually(lambda: host.reached("10.99.3.1"))
     assert not host.reached("10.99.1.1")
+    end = time.monotonic() + 2.5  # the kernel collects what expired when something changes
+    assert eventually(lambda: kernel.put(BLOCK, PEER6) or time.monotonic() > end)
+    assert not host.reached("10.99.1.1")
+    assert host.reached("10.99.2.1")
     kernel.put(BLOCK, "10.99.0.0/17", 60)
+    assert host.reached("10.99.128.1")
+    kernel.drop(BLOCK, PEER6)
     assert kernel.differences({(BLOCK, "10.99.1.0/24"): 60, (BLOCK, "10.99.0.0/17"): 60}) == []
 
 
@@ -339,7 +349,8 @@ def test_sessions_get_the_configured_times(mail_host: MailHost) -> None:
     with loaded(TableSpec(ports=(25,), timeouts={"established": 777})), inside(mail_host.peers):
         clients = [connect(PEER4, "192.0.2.1", port) for port in (25, 80)]
         clients.append(connect(PEER6, "2001:db8:1::1", 25))
-        assert all(established(client, 5) for client in clients)
+        answered = [established(client, 5) for client in clients]
+    assert answered == [True] * 3
     times = [
         int(line.split()[4])
         for version in ("ipv4", "ipv6")
@@ -373,7 +384,7 @@ def test_other_tables_are_left_alone(guarded: Guarded) -> None:
 
 def test_a_foreign_table_of_our_name_is_replaced(mail_host: MailHost) -> None:
     run("nft add table inet dpsd; add set inet dpsd block4 { type ipv6_addr; }")
-    run("nft add chain inet dpsd all { type filter hook input priority 0; policy drop; }")
+    run("nft add chain inet dpsd mine { type filter hook input priority 0 ; policy drop ; }")
     with loaded() as kernel:
         assert kernel.differences({}) == []
         assert mail_host.reached(PEER4)
@@ -390,13 +401,35 @@ def many(count: int) -> dict[Element, float | None]:
     return {(BLOCK, type(net(PEER4))((start + i, 32))): later for i in range(count)}  # type: ignore[call-overload]
 
 
-def test_no_packet_of_a_blocked_peer_passes_while_100_000_elements_are_loaded(
-    guarded: Guarded,
+def reload(kernel: Kernel, blocked: dict[Element, float | None]) -> None:
+    for _ in range(2):
+        kernel.table.load(blocked | many(100_000), time.time())
+
+
+def change_prefixes(kernel: Kernel, blocked: dict[Element, float | None]) -> None:
+    kernel.table.load(blocked, time.time())
+    for third in range(100):
+        kernel.put(BLOCK, f"10.98.{third}.0/24")
+        kernel.put(BLOCK, "10.99.1.0/24", 60 + third)
+
+
+def change_hosts(kernel: Kernel, blocked: dict[Element, float | None]) -> None:
+    kernel.table.load(blocked, time.time())
+    for i in range(2000):
+        kernel.put(BLOCK, f"10.98.{i >> 8}.{i & 255}")
+        kernel.put(BLOCK, PEER4, 60 + i)
+
+
+@pytest.mark.parametrize("change", [reload, change_prefixes, change_hosts])
+def test_no_packet_of_a_blocked_peer_passes_meanwhile(
+    guarded: Guarded, change: Callable[[Kernel, dict[Element, float | None]], None]
 ) -> None:
     kernel, host = guarded
-    everything = many(100_000) | elements({(BLOCK, PEER4): 3600, (BLOCK, "10.99.1.0/24"): 3600})
-    kernel.table.load(everything, time.time())
-    stop, passed, tried = threading.Event(), [], []
+    blocked = elements({(BLOCK, PEER4): 3600, (BLOCK, "10.99.1.0/24"): 3600})
+    kernel.table.load(blocked, time.time())
+    stop = threading.Event()
+    passed: list[str] = []
+    tried: list[str] = []
 
     def knock() -> None:
         with inside(host.peers):
@@ -409,15 +442,13 @@ def test_no_packet_of_a_blocked_peer_passes_while_100_000_elements_are_loaded(
 
     knocking = threading.Thread(target=knock)
     knocking.start()
-    for _ in range(2):
-        kernel.table.load(everything, time.time())
-        for third in range(20):
-            kernel.put(BLOCK, f"10.98.{third}.0/24")
-    stop.set()
-    knocking.join()
+    try:
+        change(kernel, blocked)
+    finally:
+        stop.set()
+        knocking.join()
     assert len(tried) > 100
     assert passed == []
-    assert kernel.table.differences(everything, time.time())[0].startswith("foreign in block4_nets")
 
 
 def test_a_full_set_says_so_and_stays_as_it_is(kernel: Kernel) -> None:
@@ -642,7 +673,7 @@ def test_elements_that_expire_are_not_foreign(kernel: Kernel, watch: Watch) -> N
 
 
 def test_lost_notifications_count_as_foreign(watch: Watch) -> None:
-    members = ",".join(str(network.network_address) for _, network in many(100_000))
+    members = ",".join(str(network.network_address) for _, network in many(300_000))
     commands = (
         "add table inet mine; add set inet mine s { type ipv4_addr; };"
         f" add element inet mine s {{ {members} }}"

@@ -73,6 +73,20 @@ def render(spec: TableSpec) -> str:
     return _replace(text, r"(policy = )(\{.*?\})(?=;)", _policy(spec.timeouts), 2)
 
 
+def part(spec: TableSpec, blocks: Iterable[str]) -> str:
+    """The commands that add these blocks of the table, such as "set block4" or "chain times"."""
+    text = render(spec)
+    defines = re.findall(r"(?m)^define .*$", text)
+    found = (re.search(rf"(?ms)^\t{block} \{{.*?\}}$", text) for block in blocks)
+    inside = [match[0] for match in found if match]
+    return redefining("\n".join((*defines, "table inet dpsd {", *inside, "}")))
+
+
+def redefining(text: str) -> str:
+    """The same commands for a libnftables context that may have run them before."""
+    return re.sub(r"(?m)^define ", "redefine ", text)
+
+
 @cache
 def _shipped_ruleset() -> str:
     return shipped("etc/dpsd.nft").read_text(encoding="ascii")

@@ -18,7 +18,17 @@ from dpsd.core.lists import Change, Element, ListName, Put
 from dpsd.core.peers import Network
 from dpsd.errors import DpsdError, KernelError, NotPermitted
 from dpsd.kernel.nftset.elements import ElementSocket
-from dpsd.kernel.nftset.ruleset import HOSTS, NETS, Elements, Sets, TableSpec, render, wanted
+from dpsd.kernel.nftset.ruleset import (
+    HOSTS,
+    NETS,
+    Elements,
+    Sets,
+    TableSpec,
+    part,
+    redefining,
+    render,
+    wanted,
+)
 from dpsd.kernel.nftset.wire import Found
 
 TABLE = "dpsd"
@@ -66,8 +76,7 @@ class Table:
         for element, until in elements.items():
             if not self.spec.size.is_peer(element[1]):
                 nets[self.spec.set_of(element)][element[1]] = until
-        # The library's context still has the defines of an earlier load.
-        commands = [re.sub(r"(?m)^define ", "redefine ", render(self.spec))]
+        commands = [redefining(render(self.spec))]
         with self._nft_lock, self._hosts_lock:
             start = monotonic()
             for name, holds in wanted(self.spec, elements, now).items():
@@ -94,12 +103,32 @@ class Table:
             return
         with self._nft_lock, self._hosts_lock if hosts else nullcontext():
             nets = {
-                name: _merged(self._nets[name], changed, now)
+                name: _in_force({**self._nets[name], **changed}, now)
                 for name, changed in sets.items()
                 if name in NETS
             }
-            self._run_again_if_expired([*_replacing(hosts, now), *_refilling(nets, now)])
+            commands = list(_replacing(hosts, now)) + self._rebuilding(nets, now)
+            try:
+                self._run(commands)
+            except KernelError as error:  # a host may expire between being added and deleted
+                if os.strerror(errno.ENOENT) not in str(error):
+                    raise
+                self._run(commands)
             self._nets.update(nets)
+
+    def _rebuilding(self, nets: Sets, now: float) -> list[str]:
+        """Put new sets with these prefixes in place of the old ones, and the rules that use them.
+
+        A set of prefixes is never changed, for the kernel's tree of intervals isn't up to it (Linux
+        6.18): while one element comes or goes, look-ups miss others; and an element that ends
+        where an expired one ended loses its end, and so reaches to the next one or beyond.
+        """
+        commands = [f"flush chain inet {TABLE} prerouting"]
+        commands += (f"delete set inet {TABLE} {name}" for name in nets)
+        commands.append(part(self.spec, [*(f"set {name}" for name in nets), "chain prerouting"]))
+        for name, networks in nets.items():
+            commands += _adding(name, disjoint(networks), now)
+        return commands
 
     def read(self, now: float) -> Sets | None:
         """What the kernel's sets hold and until when; None if the table or a set isn't there.
@@ -177,14 +206,6 @@ class Table:
         code, _, error = self._nft.cmd("\n".join(commands))
         if code:
             raise _explained(error)
-
-    def _run_again_if_expired(self, commands: Sequence[str]) -> None:
-        try:
-            self._run(commands)
-        except KernelError as error:  # an element may expire between being added and deleted
-            if os.strerror(errno.ENOENT) not in str(error):
-                raise
-            self._run(commands)
 
     def _describe(self) -> list[str]:
         """The table as nft lists it, with no element but the servers; empty if it isn't there."""
@@ -265,18 +286,6 @@ def _replacing(hosts: Sets, now: float) -> Iterator[str]:
         yield f"add element inet {TABLE} {name} {{ {gone} }}"
         yield f"delete element inet {TABLE} {name} {{ {gone} }}"
         yield from _adding(name, _in_force(changed, now), now)
-
-
-def _refilling(nets: Sets, now: float) -> Iterator[str]:
-    """Fill whole sets anew: libnftables refuses to put a prefix where it takes one around it,
-    and reads all the others to check one, which takes longer than sending them."""
-    for name, networks in nets.items():
-        yield f"flush set inet {TABLE} {name}"
-        yield from _adding(name, disjoint(networks), now)
-
-
-def _merged(before: Elements, changed: Elements, now: float) -> Elements:
-    return _in_force({**before, **changed}, now)
 
 
 def _network(key: bytes, prefix: int) -> Network:

@@ -89,13 +89,25 @@ def _own_ports() -> set[int]:
     """The port ids of this process's sockets that speak to netfilter."""
     ports = set()
     for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor))) as own:
-            if (
-                own.family == socket.AF_NETLINK
-                and own.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) == _NETLINK_NETFILTER
-            ):
-                ports.add(own.getsockname()[0])
+        with suppress(OSError):  # no socket, or closed meanwhile
+            ports.add(_netfilter_port(int(descriptor)))
     return ports - {0}
+
+
+def _netfilter_port(descriptor: int) -> int:
+    """The port id of a netfilter netlink socket, 0 for any other. Raises OSError if it's none."""
+    duplicate = os.dup(descriptor)
+    try:
+        own = socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+    with own:
+        if own.family != socket.AF_NETLINK:
+            return 0
+        if own.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) != _NETLINK_NETFILTER:
+            return 0
+        return int(own.getsockname()[0])
 
 
 def _filter(own: frozenset[int]) -> bytes:
