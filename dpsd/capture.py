@@ -79,7 +79,7 @@ def replay(config: Config, path: Path) -> list[dict[str, Any]]:
         ticked = ticked or at
         while ticked + TICK <= at:
             ticked += TICK
-            found += _told(config, engine.tick(ticked)[0])
+            found += _told(config, engine.tick(ticked).verdicts)
         events = decoder.decode(datagram, [(0, len(datagram))])
         found += _told(config, engine.feed(events, at))
     return found

@@ -254,7 +254,7 @@ def test_a_protected_server_cannot_be_blocked(dpsd: Run, config: Path) -> None:
         ("203.0.113.7/24", "has bits set behind the prefix; did you mean 203.0.113.0/24?"),
         ("0.0.0.0/0", "a prefix shorter than /8 is too wide for a list"),
         ("::/0", "a prefix shorter than /16 is too wide for a list"),
-        ("fe80::1%eth0", "a zone (eth0) can't be listed"),
+        ("fe80::1%eth0", "an address with a zone can't be listed"),
         ("203.0.113.7 203.0.113.8", "is neither"),
         ("203.0.113.7\x1b[31m", "is neither"),
         ("'; drop table entries", "is neither"),

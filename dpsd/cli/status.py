@@ -1,14 +1,12 @@
 """What `status` and `check` tell; nothing here changes anything."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dpsd.cli.output import counts, moment
 from dpsd.config import Config
-from dpsd.core.lists import ListName
 from dpsd.errors import DpsdError, NotPermitted, Unavailable
 from dpsd.store import Node, Store
 
@@ -19,7 +17,6 @@ def status(store: Store, now: float) -> Json:
     """The daemon's last word, if it runs, and what is in the store."""
     running = store.claimed()
     node = latest_node(store) if running else None
-    listed = Counter(entry.list for entry in store.entries(now))
     told: Json = {
         "running": running,
         "mode": None,
@@ -33,7 +30,7 @@ def status(store: Store, now: float) -> Json:
         told = _merged(_merged(told, node.status), about)
     return {
         **told,
-        "lists": {name.value: listed[name] for name in ListName},
+        "lists": {name.value: size for name, size in store.sizes(now).items()},
         "revision": {"stored": store.revision(), "applied": node.applied if node else None},
     }
 

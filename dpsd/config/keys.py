@@ -130,6 +130,12 @@ class Policy:
     half_life: float = key(
         Duration(), "5m", "A score without new evidence falls to half of it in this time."
     )
+    trust_half_life: float = key(
+        Duration(),
+        "14d",
+        "Peers that delivered mail are borne with longer, up to seven times block_at. What they"
+        " have to their credit falls to half in this time.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,12 @@ class Stress:
     fin_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
     close_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
     last_ack: float = key(Duration(high="1d"), "5s", "As in [proper_times].")
+    reap_after: float = key(
+        Duration(high="1d"),
+        "2s",
+        "While slots run short, sessions that made no progress for longer are ended to make room,"
+        " those of the peers that hold most of them first.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +190,12 @@ class Evidence:
         0.25,
         "What a second beyond the proper time costs while there are slots to spare. It rises to 1"
         " as they run out.",
+    )
+    useful_rate: float = key(
+        Number(1, 100_000, "bytes a second"),
+        32,
+        "A session that gets less than this from its peer makes no progress: its time without"
+        " progress goes on, only slower.",
     )
     churn_rate: float = key(
         Number(0.1, 100_000, "sessions a second"),
@@ -200,6 +218,17 @@ class Evidence:
         Integer(0, 1_000_000, "bytes"),
         200,
         "A closed session was of no use if the peer sent no more than this, headers not counted.",
+    )
+    crowd_cost: float = key(
+        Number(0, 1000, "slot-seconds"),
+        30,
+        "What a session costs that had to be ended because slots ran short; nothing if it had"
+        " delivered before.",
+    )
+    delivered_bytes: int = key(
+        Integer(1, 1_000_000, "bytes"),
+        500,
+        "A session delivered something if its peer sent at least this much, headers not counted.",
     )
     time_wait_allowance: int = key(
         Integer(0, 1_000_000, "sessions"),
@@ -244,6 +273,13 @@ class Kernel:
         Size("256KiB", "1GiB"),
         "128MiB",
         "Room for events that dpsd hasn't read yet. The kernel takes memory only for what waits.",
+        restart=True,
+    )
+    accounting: bool = key(
+        Flag(),
+        True,
+        "Switch conntrack's byte counters on (net.netfilter.nf_conntrack_acct) if they are off and"
+        " dpsd may. Without them, talk that leads nowhere can't be told from mail.",
         restart=True,
     )
 

@@ -9,16 +9,16 @@ seconds of one clock that never goes back; entries' instants are on that clock t
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dpsd.core.events import EndpointsOf, Event, Key, Measure, State
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
+from dpsd.core.progress import words
+from dpsd.core.reaper import reap
 from dpsd.core.scores import Evidence, Kind, Peer, Scores
 from dpsd.core.sessions import Note, Noted, Scope, Session, Sessions
-
-# Bytes of a TCP packet that aren't the peer's words: IP and TCP headers with timestamps.
-OVERHEAD = {4: 52, 6: 72}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,14 @@ class Verdict:
 
     entry: Entry
     sessions: list[Key]
+
+
+class Passed(NamedTuple):
+    """What came of a tick: verdicts, sessions to end for want of slots, entries that are over."""
+
+    verdicts: list[Verdict]
+    ended: list[Key]
+    over: list[Entry]
 
 
 class Engine:
@@ -57,7 +65,7 @@ class Engine:
             float
         )  # overstays of the server, slot-seconds by state
         self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
-        self._stress = 0.0
+        self.stress = 0.0
         self.apply(policy)
 
     def apply(self, policy: Policy) -> None:
@@ -66,7 +74,9 @@ class Engine:
         scores = self.scores
         scores.half_life = policy.half_life
         scores.rate, scores.burst = policy.churn_rate, policy.churn_burst
-        self.sessions.proper = policy.proper_times(self._stress)
+        self.sessions.proper = policy.proper_times(self.stress)
+        self.sessions.useful_rate = policy.useful_rate
+        scores.trust_half_life = policy.trust_half_life
 
     @property
     def pressure(self) -> float:
@@ -94,16 +104,36 @@ class Engine:
             sessions.swept.clear()
         return self._judge(notes, now)
 
-    def tick(self, now: float) -> tuple[list[Verdict], list[Entry]]:
-        """Let time pass, about once a second: verdicts, and the entries that are over."""
-        self._stress = self.policy.stress(self.pressure)
-        self.sessions.proper = self.policy.proper_times(self._stress)
+    def tick(self, now: float) -> Passed:
+        """Let time pass, about once a second."""
+        self.stress = self.policy.stress(self.pressure)
+        self.sessions.proper = self.policy.proper_times(self.stress)
         verdicts = self._judge(self.sessions.tick(now), now)
+        more, ended = self._reap(now)
         over = self.lists.expire(now)
         for entry in over:
             if entry.list == ListName.BLOCK:
                 self.release(entry.peer)
-        return verdicts, over
+        return Passed([*verdicts, *more], ended, over)
+
+    def _reap(self, now: float) -> tuple[list[Verdict], list[Key]]:
+        """Make room when slots run out: end useless sessions, and charge their peers."""
+        if not self.stress or self.blind:
+            return [], []
+        policy = self.policy
+        room = self.sessions.occupying() - int(policy.stress_at * policy.slots)
+        reaped = reap(self.sessions, room, policy.reap_after)
+        guilty: dict[bytes, Peer] = {}
+        for session in reaped:
+            session.reaped = True
+            peer = self.scores.peer(session.peer, now)
+            said = session.progress.said if session.progress is not None else 0
+            if said < policy.delivered_bytes:  # whoever delivered only waits for its next mail
+                cost = policy.crowd_cost * self.stress
+                score = self._charge(peer, Kind.CROWD, "", cost, now)
+                if score >= policy.block_at * self.scores.patience(peer, now):
+                    guilty[peer.key] = peer
+        return self._sentence(guilty, now), [session.key for session in reaped]
 
     def release(self, network: Network) -> None:
         """Let peers that left a list start with a clean slate."""
@@ -148,7 +178,7 @@ class Engine:
             else:
                 peer = self.scores.peer(session.peer, now)
                 score = self._charge_rare(note, peer, session, what, now)
-            if score >= limit:
+            if score >= limit and score >= limit * self.scores.patience(peer, now):
                 guilty[peer.key] = peer
         return [] if not guilty or self.blind else self._sentence(guilty, now)
 
@@ -177,7 +207,7 @@ class Engine:
             self.leaks[state] += seconds
             return 0.0
         first, session.overstayed = not session.overstayed, True
-        cost = seconds * policy.overstay_cost(self._stress)
+        cost = seconds * policy.overstay_cost(self.stress)
         return self._charge(peer, Kind.OVERSTAY, state, cost, now, count=int(first))
 
     def _measured(self, peer: Peer, session: Session, measure: Measure, now: float) -> float:
@@ -185,10 +215,12 @@ class Engine:
         policy = self.policy
         if session.state == State.TIME_WAIT:
             peer.time_wait = max(0, peer.time_wait - 1)
-        if measure.octets is None or measure.packets is None:
+        if measure.octets is None:
             return 0.0
-        version = 4 if len(peer.key) <= 4 else 6
-        if measure.octets - measure.packets * OVERHEAD[version] > policy.empty_bytes:
+        said = words(measure, self.sessions.version(session))
+        if said >= policy.delivered_bytes and session.state != State.CLOSE:
+            self.scores.delivered(peer, now)
+        if said > policy.empty_bytes:
             return 0.0
         if session.state == State.CLOSE:
             return self._charge(peer, Kind.ABORT, "", policy.abort_cost, now)
@@ -244,6 +276,7 @@ WORDS = {
     (Kind.CHURN, ""): "sessions beyond the allowed rate",
     (Kind.ABORT, ""): "sessions reset before any use",
     (Kind.EMPTY, ""): "sessions closed without any use",
+    (Kind.CROWD, ""): "useless sessions ended to make room",
     (Kind.TIME_WAIT, ""): "sessions left in TIME_WAIT beyond the allowed number",
 }
 

@@ -56,13 +56,14 @@ CLOSE_INIT = 4  # IP_CT_TCP_FLAG_CLOSE_INIT in a direction's flags: this side se
 class Measure(NamedTuple):
     """What the kernel measured of a session; None where it doesn't (nf_conntrack_acct off).
 
-    remaining: seconds until the kernel forgets the session if no packet comes; packets and
-    octets: from the peer, octets with IP and TCP headers; answered: octets from the server.
+    remaining: seconds until the kernel forgets the session if no packet comes; packets, octets:
+    from the peer, octets with IP and TCP headers; answers, answered: the same from the server.
     """
 
     remaining: int | None = None
     packets: int | None = None
     octets: int | None = None
+    answers: int | None = None
     answered: int | None = None
 
 

@@ -75,9 +75,9 @@ class PeerSize:
 
 def parse_network(text: str) -> Network:
     """An address or a prefix as a network; ValueError with the reason and the likely meaning."""
-    address, _, length = text.strip().partition("/")
+    address, slash, length = text.strip().partition("/")
     base = _address(address)
-    if not length:
+    if not slash:
         return ip_network(base)
     if not length.isascii() or not length.isdigit() or int(length) > base.max_prefixlen:
         raise ValueError(f"{text}: the prefix length must be 0 to {base.max_prefixlen}")
@@ -94,6 +94,6 @@ def _address(text: str) -> Address:
         raise ValueError(f"{text!r} is neither an IPv4 nor an IPv6 address or prefix") from None
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
-            raise ValueError(f"{text}: a zone ({address.scope_id}) can't be listed")
+            raise ValueError(f"{text!r}: an address with a zone can't be listed")
         return address.ipv4_mapped or address
     return address

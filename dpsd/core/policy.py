@@ -12,7 +12,8 @@ class Policy:
 
     proper, proper_stress: how long a session may stay in a state (ESTABLISHED: be silent) at rest
     and under full pressure. stress_at: the pressure from which on they shrink. calm_cost: share
-    of an overstay's cost that counts at rest.
+    of an overstay's cost that counts at rest. useful_rate: bytes a second that are progress.
+    reap_after: seconds without progress after which a session may be ended under pressure.
     """
 
     slots: int
@@ -23,9 +24,14 @@ class Policy:
     black_within: float
     half_life: float
     stress_at: float
+    reap_after: float
+    crowd_cost: float
+    delivered_bytes: int
+    trust_half_life: float
     calm_cost: float
     proper: Mapping[int, float]
     proper_stress: Mapping[int, float]
+    useful_rate: float
     churn_rate: float
     churn_burst: float
     churn_cost: float

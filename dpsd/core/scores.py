@@ -12,6 +12,7 @@ from enum import StrEnum
 from dpsd.core.peers import Network, PeerSize
 
 NEGLIGIBLE = 0.5  # slot-seconds; a lower score isn't worth keeping
+MOST_TRUST = 63.0  # deliveries that count; a spammer delivers too
 
 
 class Kind(StrEnum):
@@ -21,6 +22,7 @@ class Kind(StrEnum):
     CHURN = "churn"
     ABORT = "abort"
     EMPTY = "empty"
+    CROWD = "crowd"
     TIME_WAIT = "time_wait"
 
 
@@ -41,18 +43,11 @@ class Evidence:
 
 
 class Peer:
-    """What is remembered of one peer. `score` was right at `at`; see Scores.score()."""
+    """What is remembered of one peer. `score` was right at `at`, `trust` at `trusted_at`."""
 
     __slots__ = (
-        "at",
-        "evidence",
-        "key",
-        "listed",
-        "open",
-        "refilled",
-        "score",
-        "time_wait",
-        "tokens",
+        *("at", "evidence", "key", "listed", "open", "refilled", "score"),
+        *("time_wait", "tokens", "trust", "trusted_at"),
     )
 
     def __init__(self, key: bytes, tokens: float, now: float) -> None:
@@ -64,6 +59,8 @@ class Peer:
         self.time_wait = 0
         self.tokens = tokens
         self.refilled = now
+        self.trust = 0.0
+        self.trusted_at = now
         self.listed = False
 
 
@@ -76,6 +73,7 @@ class Scores:
         self.half_life = half_life
         self.rate = rate
         self.burst = burst
+        self.trust_half_life = 14 * 86400.0
         self.changed: set[bytes] = set()  # whose score the store hasn't been told
         self._peers: dict[bytes, Peer] = {}
 
@@ -130,11 +128,28 @@ class Scores:
         self.changed.add(peer.key)
         return peer.score
 
-    def restore(self, network: Network, score: float, at: float, evidence: list[Evidence]) -> None:
+    def delivered(self, peer: Peer, now: float) -> None:
+        """Count a session that was of use and closed as it should be."""
+        peer.trust = min(MOST_TRUST, self.trust(peer, now)) + 1
+        peer.trusted_at = now
+        self.changed.add(peer.key)
+
+    def trust(self, peer: Peer, now: float) -> float:
+        """How many deliveries a peer has to its credit, each faded since."""
+        if not peer.trust:
+            return 0.0
+        return peer.trust * math.exp2((peer.trusted_at - now) / self.trust_half_life)
+
+    def patience(self, peer: Peer, now: float) -> float:
+        """How many times the usual score a peer may reach: 1 for a stranger, at most 7."""
+        return 1.0 + math.log2(1.0 + self.trust(peer, now))
+
+    def restore(self, network: Network, score: float, at: float, evidence: list[Evidence]) -> Peer:
         """Remember a peer from before the daemon was started."""
         peer = self.peer(self.size.key(network.network_address.packed), at)
         peer.score, peer.at = score, at
         peer.evidence = {(each.kind, each.state): each for each in evidence}
+        return peer
 
     def clear(self, key: bytes) -> None:
         """Forget what a peer did: it was released."""
@@ -153,6 +168,7 @@ class Scores:
             if not (peer.open or peer.time_wait or peer.listed)
             and now - peer.refilled > self.burst / self.rate
             and self.score(peer, now) < NEGLIGIBLE
+            and self.trust(peer, now) < 0.5
         ]
         for key in idle:
             del self._peers[key]

@@ -25,10 +25,10 @@ from dpsd.core.events import (
     State,
 )
 from dpsd.core.peers import PeerSize
+from dpsd.core.progress import Progress
 
 CLOSING = frozenset((State.FIN_WAIT, State.CLOSE_WAIT, State.LAST_ACK))
 HALF_OPEN_FOR = 120.0  # seconds; longer than a kernel keeps SYN_RECV, so its end was missed
-ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
 
 
 class Side(IntEnum):
@@ -42,14 +42,14 @@ class Side(IntEnum):
 class Session:
     """One connection with a proven handshake.
 
-    since: when it entered its state; active: when the last packet of it was seen, as far as dumps
-    tell; forgotten_at: when the kernel will forget it if it stays silent; overstayed: whether its
-    peer was ever charged for it; round: the last dump that had it.
+    since: when it entered its state; progress: what dumps told of it, None before the first;
+    overstayed: whether its peer was ever charged for it; reaped: whether it is being ended; round:
+    the last dump that had it.
     """
 
     __slots__ = (
-        *("active", "closer", "forgotten_at", "key", "overstayed"),
-        *("peer", "port", "round", "since", "state"),
+        *("closer", "key", "overstayed", "peer", "port"),
+        *("progress", "reaped", "round", "since", "state"),
     )
 
     def __init__(self, key: Key, peer: bytes, port: int, state: int, now: float) -> None:
@@ -57,11 +57,16 @@ class Session:
         self.peer = peer
         self.port = port
         self.state = state
-        self.since = self.active = now
+        self.since = now
         self.closer = Side.NONE
+        self.progress: Progress | None = None
         self.overstayed = False
-        self.forgotten_at = 0.0
+        self.reaped = False
         self.round = 0
+
+    def useless(self) -> float:
+        """For how many seconds it made no progress, when a dump last told; 0 before the first."""
+        return 0.0 if self.progress is None else self.progress.useless()
 
     def blames_peer(self) -> bool:
         """Whether it is the peer that has to act next.
@@ -107,6 +112,7 @@ class Sessions:
     ) -> None:
         self.protects = protects
         self.proper: Mapping[int, float] = {}
+        self.useful_rate = 1.0  # bytes a second from the peer that count as progress
         self.measured = False  # whether the kernel counts bytes (nf_conntrack_acct)
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
         self.half_open: dict[Key, float] = {}
@@ -171,10 +177,14 @@ class Sessions:
                 notes.append((note, session, min(over, now - last)))
         return notes
 
-    def keys_of(self, peers: Iterable[bytes]) -> list[Key]:
-        """The keys of the sessions of these peers."""
-        peers = frozenset(peers)
-        return [session.key for session in self._open.values() if session.peer in peers]
+    def states_of(self, peers: Iterable[bytes]) -> dict[bytes, dict[str, int]]:
+        """How many sessions each of these peers has in each state."""
+        found: dict[bytes, dict[str, int]] = {peer: {} for peer in peers}
+        for session in self._open.values():
+            if (states := found.get(session.peer)) is not None:
+                name = State(session.state).name
+                states[name] = states.get(name, 0) + 1
+        return found
 
     def _feed_rare(self, event: Event, now: float, notes: list[Noted]) -> None:
         kind, key, status, state, _, measure = event
@@ -258,19 +268,14 @@ class Sessions:
         session.round = self._round
         if state != session.state:
             self._move(session, state, flags, server_flags, now, notes)
+        progress = session.progress
+        if progress is None:
+            progress = session.progress = Progress(session.since, session.since)
         if measure.octets is not None:
             self.measured = True
-        if measure.remaining is not None:
-            self._heard(session, now, measure.remaining)
-
-    def _heard(self, session: Session, now: float, remaining: int) -> None:
-        """The kernel forgets a session a fixed time after its last packet: an instant that moved
-        means a packet since the last dump. When exactly, if the fixed time is known."""
-        forgotten_at = now + remaining
-        if abs(forgotten_at - session.forgotten_at) > ROUNDING:
-            last = now - max(0.0, self.established_for - remaining)
-            session.active = max(session.active, last) if session.forgotten_at else now
-            session.forgotten_at = forgotten_at
+            progress.measured(measure, self.version(session), self.useful_rate, now)
+        elif measure.remaining is not None:
+            progress.heard(measure.remaining, self.established_for, now)
 
     def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
         """Whatever the table no longer has is over; who stayed silent too long overstays."""
@@ -279,12 +284,12 @@ class Sessions:
         self._judged_idle[self.scope] = now
         proper = self.proper.get(State.ESTABLISHED, now)
         for session in list(self._open.values()):
-            if port not in (0, session.port) or not self._of_version(session, version):
+            if port not in (0, session.port) or version not in (0, self.version(session)):
                 continue
             if session.round != self._round and session.since < self._round_began:
                 self._finish(session, notes)
             elif session.state == State.ESTABLISHED:
-                over = now - session.active - proper
+                over = session.useless() - proper
                 if over > 0 and now > last:
                     notes.append((Note.OVERSTAY, session, min(over, now - last)))
         for key, since in list(self.half_open.items()):
@@ -292,8 +297,9 @@ class Sessions:
                 del self.half_open[key]
         self.swept.append(self.scope)
 
-    def _of_version(self, session: Session, version: int) -> bool:
-        return version == 0 or (len(session.peer) == self._size.ipv4 >> 3) == (version == 4)
+    def version(self, session: Session) -> int:
+        """The IP version of a session, 4 or 6."""
+        return 4 if len(session.peer) == self._size.ipv4 >> 3 else 6
 
 
 def _closer(flags: int, server_flags: int) -> Side:

@@ -11,19 +11,19 @@ from typing import Any
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from dpsd import assembly
-from dpsd.config import Config, load, needs_restart
+from dpsd.config import Config, format_duration, load, needs_restart
 from dpsd.core.engine import Verdict
 from dpsd.core.events import Event
 from dpsd.core.lists import Change, Entry, ListName, Lists, Put
 from dpsd.core.peers import Network
-from dpsd.core.scores import NEGLIGIBLE, Evidence, Kind, Peer
+from dpsd.core.scores import Evidence, Kind, Peer
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
 from dpsd.daemon.keeper import Keeper
 from dpsd.daemon.listener import Listener
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
-from dpsd.kernel import host
+from dpsd.kernel import conntrack, host
 from dpsd.kernel.nftset import TableSpec
 from dpsd.store import Action, PeerRow, Recorded
 
@@ -85,6 +85,10 @@ class Daemon:
         await self._remember()
         await self._adopt()
         engine.look(assembly.scopes(self._config))
+        if self._config.kernel.accounting and not conntrack.count_bytes():
+            log.warning(
+                "conntrack counts no bytes: talk that leads nowhere can't be told from mail"
+            )
         self._listener = Listener(
             self._config.protect.ports, self._config.kernel.event_buffer, self._take
         )
@@ -134,19 +138,20 @@ class Daemon:
         self._carry_out(self._engine.feed(events, self._clock.now()))
 
     async def _tick(self) -> None:
-        verdicts, over = self._engine.tick(self._clock.now())
-        self._carry_out(verdicts)
-        if over:
-            self._keeper.write(Action.EXPIRE, over)
-            for entry in over:
-                log.info("%s: %s is over", self._name(entry.peer), entry.list)
+        passed = self._engine.tick(self._clock.now())
+        self._carry_out(passed.verdicts)
+        self._end_sessions(passed.ended)
+        if passed.over:
+            self._keeper.write(Action.EXPIRE, passed.over)
+            for entry in passed.over:
+                log.info("%s off %s: its time is over", self._name(entry.peer), entry.list)
 
     async def _dump(self) -> None:
         if self._listener is not None:
             if self._engine.unseen is None:
                 self._engine.look(assembly.scopes(self._config))
                 self._listener.dump()
-            self._listener.dump_if_due()
+            self._listener.dump_if_due(hurry=self._engine.stress > 0)
 
     def _carry_out(self, verdicts: Sequence[Verdict]) -> None:
         """The kernel first, then its sessions, then the store, then the log."""
@@ -197,7 +202,7 @@ class Daemon:
         self._keeper.applied = max(self._keeper.applied, recorded[-1].revision)
         await self._beat()
         for record in recorded:
-            log.info("%s: %s", record.action, self._told(record.entry))
+            log.info("%s", self._told(record.entry, record.action))
 
     def _doomed(self, network: Network) -> list[Any]:
         """The sessions of a network, if its listing now decides."""
@@ -233,7 +238,7 @@ class Daemon:
 
     async def _forget(self) -> None:
         store = self._config.store
-        keep = max(10 * self._config.policy.half_life, 86400.0)
+        keep = self._remembered()
         now = self._clock.to_wall(self._clock.now())
         try:
             more = True
@@ -244,6 +249,11 @@ class Daemon:
                 more = pruned.more
         except DpsdError as problem:
             log.error("%s; history was not shortened", problem)
+
+    def _remembered(self) -> float:
+        """Seconds after which neither a peer's score nor its trust matters any more."""
+        policy = self._config.policy
+        return max(10 * policy.half_life, 6 * policy.trust_half_life)
 
     async def _look_at_host(self) -> None:
         try:
@@ -262,11 +272,14 @@ class Daemon:
         """Take up scores and earlier blocks from the store."""
         engine, clock = self._engine, self._clock
         now = clock.now()
-        since = now - 10 * self._config.policy.half_life
+        since = now - self._remembered()
         for row in await self._keeper.run(lambda store: store.peers(since)):
-            if self._config.peers.size.is_peer(row.peer) and row.score >= NEGLIGIBLE:
+            if self._config.peers.size.is_peer(row.peer):
                 evidence = [_evidence(each) for each in row.detail.get("evidence", [])]
-                engine.scores.restore(row.peer, row.score, clock.from_wall(row.at), evidence)
+                at, trusted_at = clock.from_wall(row.at), row.detail.get("trusted_at", row.at)
+                peer = engine.scores.restore(row.peer, row.score, at, evidence)
+                peer.trust = row.detail.get("trust", 0.0)
+                peer.trusted_at = clock.from_wall(trusted_at)
         within = now - self._config.policy.black_within
         engine.blocks = await self._keeper.run(lambda store: store.blocks_since(within))
 
@@ -369,14 +382,15 @@ class Daemon:
     def _rows(self) -> list[PeerRow]:
         """The peers whose scores changed most lately, some of them if there are very many."""
         scores, now = self._engine.scores, self._clock.now()
-        rows: list[PeerRow] = []
-        while scores.changed and len(rows) < SAVED_A_FLUSH:
+        peers: dict[bytes, Peer] = {}
+        while scores.changed and len(peers) < SAVED_A_FLUSH:
             peer = scores.get(scores.changed.pop())
             if peer is not None and (peer.listed or not peer.score or peer.score > WORTH_SAVING):
-                rows.append(self._row(peer, now))
-        return rows
+                peers[peer.key] = peer
+        states = self._engine.sessions.states_of(peers) if peers else {}
+        return [self._row(peer, states[key], now) for key, peer in peers.items()]
 
-    def _row(self, peer: Peer, now: float) -> PeerRow:
+    def _row(self, peer: Peer, states: dict[str, int], now: float) -> PeerRow:
         evidence = [
             {
                 "kind": each.kind.value,
@@ -390,18 +404,21 @@ class Daemon:
         ]
         network = self._config.peers.size.network_of_key(peer.key)
         at, seen = self._clock.to_wall(peer.at), self._clock.to_wall(now)
-        sessions = {"open": peer.open} if peer.open else {}
-        return PeerRow(network, peer.score, at, seen, {"evidence": evidence, "sessions": sessions})
+        detail = {"evidence": evidence, "sessions": states, "trust": round(peer.trust, 3)}
+        detail["trusted_at"] = self._clock.to_wall(peer.trusted_at)
+        return PeerRow(network, peer.score, at, seen, detail)
 
     def _name(self, network: Network) -> str:
         return self._config.peers.size.text(network)
 
-    def _told(self, entry: Entry) -> str:
-        until = "for good"
-        if entry.expires_at is not None:
-            until = f"for {entry.expires_at - self._clock.now():.0f} s"
+    def _told(self, entry: Entry, action: Action = Action.ADD) -> str:
+        """One line about a change of the lists: peer, list, until when, by whom, why."""
+        what = f"{self._name(entry.peer)} {'' if action is Action.ADD else 'off '}{entry.list}"
+        if action is Action.ADD:
+            left = entry.expires_at and format_duration(entry.expires_at - self._clock.now())
+            what += f" for {left}" if left else " for good"
         because = f": {entry.reason}" if entry.reason else ""
-        return f"{self._name(entry.peer)} {entry.list} {until} (by {entry.source}){because}"
+        return f"{what}, by {entry.source}{because}"
 
     def _start(self, work: Awaitable[None]) -> None:
         """Let something go on beside; what it raises is logged."""

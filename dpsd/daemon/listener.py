@@ -16,8 +16,8 @@ Take = Callable[[Sequence[Event]], None]
 Keep = Callable[[bytes], None]
 
 LINGER = 0.002  # seconds that events are let gather after a batch that wasn't full
-DUMP_EVERY = 5.0  # seconds between two dumps, at least
-DUMP_SHARE = 0.05  # of a processor, at most
+DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.8  # seconds between two dumps, at least
+DUMP_SHARE, DUMP_SHARE_HURRY = 0.05, 0.2  # of a processor, at most
 
 
 class Listener:
@@ -37,7 +37,8 @@ class Listener:
         self._events = Events(ports, room)
         self._dump = Dump()
         self._spent = 0.0  # processor seconds on the dump that runs
-        self._rest_until = 0.0
+        self._dumped_at = 0.0
+        self._last_cost = 0.0
         self._incomplete = False  # events were lost since the dump began
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -58,9 +59,14 @@ class Listener:
         self._incomplete = False
         self._asked(self._dump.start(self._ports))
 
-    def dump_if_due(self) -> None:
-        """Ask for it when the last time is long enough ago, for what it cost."""
-        if time.monotonic() >= self._rest_until and not self._dump.running:
+    def dump_if_due(self, hurry: bool = False) -> None:
+        """Ask for it when the last time is long enough ago, for what it cost.
+
+        hurry: while slots run short, it is looked at more often.
+        """
+        rest = self._last_cost / (DUMP_SHARE_HURRY if hurry else DUMP_SHARE)
+        due = self._dumped_at + max(DUMP_EVERY_HURRY if hurry else DUMP_EVERY, rest)
+        if time.monotonic() >= due and not self._dump.running:
             self.dump()
 
     def close(self) -> None:
@@ -113,8 +119,8 @@ class Listener:
         if request is not None:
             self._decode(request, [(0, len(request))])
         elif not self._dump.running:
-            self._rest_until = time.monotonic() + max(DUMP_EVERY, self._spent / DUMP_SHARE)
-            self._spent = 0.0
+            self._dumped_at = time.monotonic()
+            self._last_cost, self._spent = self._spent, 0.0
             if self._incomplete:
                 self.dump()
 

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from dpsd.core.events import State
 from dpsd.errors import KernelError, NotPermitted
@@ -16,6 +17,8 @@ NEW, UPDATE, DESTROY = 1, 2, 4  # the groups NF_NETLINK_CONNTRACK_NEW …, as a 
 SO_RCVBUFFORCE = 33
 SO_ATTACH_FILTER = 26
 MSG_DONTWAIT = socket.MSG_DONTWAIT
+
+ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
 
 BATCH = 1024  # datagrams a call
 SLOT = 1024  # bytes a datagram; the longest event seen is 308, security contexts add some
@@ -159,6 +162,16 @@ class Dump:
     def close(self) -> None:
         """Stop asking."""
         self._socket.close()
+
+
+def count_bytes() -> bool:
+    """Let conntrack count the bytes of sessions that begin from now on; whether it does."""
+    try:
+        if ACCOUNTING.read_text().strip() == "0":
+            ACCOUNTING.write_text("1")
+    except OSError:
+        return False
+    return True
 
 
 def forget(keys: Iterable[bytes]) -> int:

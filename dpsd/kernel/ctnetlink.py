@@ -48,6 +48,7 @@ _TIMEOUT = (TIMEOUT,)
 _COUNTERS = (
     (COUNTERS_ORIG, COUNTER_PACKETS),
     (COUNTERS_ORIG, COUNTER_BYTES),
+    (COUNTERS_REPLY, COUNTER_PACKETS),
     (COUNTERS_REPLY, COUNTER_BYTES),
 )
 # How each is read: of the status and the flags only the one byte whose bits are of use.

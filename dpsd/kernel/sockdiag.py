@@ -71,9 +71,9 @@ def end_sessions(sessions: Iterable[tuple[bytes, int, bytes, int]]) -> int:
 
 
 def probe() -> None:
-    """Whether sessions can be ended, asked without ending one: returns if so.
+    """Whether sessions can be ended, tried on a listening socket of its own: returns if so.
 
-    Raises NotPermitted or KernelError, which say what is missing.
+    The kernel asks for permission only once it has found a socket to end. Raises NotPermitted or KernelError, which say what is missing.
     """
     with _open() as diag, socket.socket(socket.AF_INET) as listener:
         listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # even if lo is down
@@ -83,9 +83,8 @@ def probe() -> None:
         (found,) = _ask(diag, [_request(_SOCK_DIAG_BY_FAMILY, ours, _NO_COOKIE)])
         if isinstance(found, int):
             raise _refused(found)
-        # A cookie that no socket has: the kernel finds the listener, compares, and lets it be.
-        (outcome,) = _ask(diag, [_request(_SOCK_DESTROY, ours, bytes(8))])
-    if outcome not in _GONE:
+        (outcome,) = _ask(diag, [_request(_SOCK_DESTROY, ours, found.cookie)])
+    if outcome != 0:
         raise _refused(outcome if isinstance(outcome, int) else errno.EPROTO)
 
 

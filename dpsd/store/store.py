@@ -102,6 +102,13 @@ class Store:
                 for row in db.execute(found.where(entries.c.list == each.value))
             ]
 
+    def sizes(self, now: float) -> dict[ListName, int]:
+        """How many entries are in force on each list."""
+        query = select(entries.c.list, func.count()).where(_in_force(now)).group_by(entries.c.list)
+        with self._reading() as db:
+            found = {row[0]: int(row[1]) for row in db.execute(query)}
+        return {name: found.get(name.value, 0) for name in ListName}
+
     def covering(self, peer: Network, now: float) -> list[Entry]:
         """The entries in force for this network and for wider ones that hold it.
 

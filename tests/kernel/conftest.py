@@ -41,10 +41,13 @@ def mail_host(namespace: int) -> Iterator[MailHost]:
             run("ip route add local 2001:db8:99::/48 dev lo")
         run("ip route add 10.99.0.0/16 via 192.0.2.2")
         run("ip route add 2001:db8:99::/48 via 2001:db8:1::2")
-        for port in (25, 80):
-            listener = socket.create_server(
-                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096
+        listeners = {
+            port: sockets.enter_context(
+                socket.create_server(
+                    ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096
+                )
             )
-            sockets.enter_context(listener)
+            for port in (25, 80)
+        }
         assert namespace  # this thread is in it
-        yield MailHost(peers)
+        yield MailHost(peers, listeners)

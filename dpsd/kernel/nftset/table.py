@@ -119,9 +119,10 @@ class Table:
     def _rebuilding(self, nets: Sets, now: float) -> list[str]:
         """Put new sets with these prefixes in place of the old ones, and the rules that use them.
 
-        A set of prefixes is never changed, for the kernel's tree of intervals isn't up to it (Linux
-        6.18): while one element comes or goes, look-ups miss others; and an element that ends
-        where an expired one ended loses its end, and so reaches to the next one or beyond.
+        An interval set in use is never changed, for an element that ends where an expired one did
+        loses its end with that one, and then reaches up to the next (Linux 6.18: 10.99.0.0/17
+        became 10.99.0.0-255.255.255.255). In the blink in which the kernel commits the new set,
+        look-ups may find neither the old elements nor the new ones.
         """
         commands = [f"flush chain inet {TABLE} prerouting"]
         commands += (f"delete set inet {TABLE} {name}" for name in nets)
@@ -157,9 +158,9 @@ class Table:
         found = self.read(now)
         if not rules or found is None:
             return ["table inet dpsd or one of its sets is missing"]
-        lines = [line for line in difflib.ndiff(self._rules, rules) if line[0] in "-+"]
         marks = {"-": "missing", "+": "foreign"}
-        differences = [f"{marks[line[0]]}: {line[1:].strip()}" for line in lines]
+        lines = list(difflib.unified_diff(self._rules, rules, n=0, lineterm=""))[2:]  # no header
+        differences = [f"{marks[line[0]]}: {line[1:].strip()}" for line in lines if line[0] != "@"]
         for name, holds in wanted(self.spec, elements, now).items():
             differences += _unlike(name, holds, found[name], now, TOLERANCE + self._late)
         return differences
@@ -212,11 +213,12 @@ class Table:
         # Of what lists rules, only this fetches no elements, which could go on and on while
         # they change.
         ruleset = self._list("ruleset inet", terse=True)
-        table = re.search(rf"(?ms)^table inet {TABLE} {{.*?^}}", ruleset)
+        table = re.search(rf"(?ms)^table inet {TABLE} {{\n(.*?)^}}", ruleset)
         if table is None:
             return []
         servers = (self._list(f"set inet {TABLE} servers{v}", terse=False) for v in (4, 6))
-        return "\n".join((table[0], *servers)).splitlines()
+        blocks = sorted(table[1].strip("\n").split("\n\n"))  # rebuilt sets are listed last
+        return "\n".join((*blocks, *servers)).splitlines()
 
     def _list(self, what: str, terse: bool) -> str:
         self._nft.set_terse_output(terse)

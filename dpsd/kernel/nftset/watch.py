@@ -22,7 +22,7 @@ _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RE
 _PORT_OFFSET = 12  # of nlmsghdr.nlmsg_pid
 _TABLE_NAME = 1  # NFTA_TABLE_NAME; the table's attribute has this number in every kind of message
 _NEWGEN = wire.NFNL_SUBSYS_NFTABLES << 8 | 15  # NFT_MSG_NEWGEN: ends a transaction, names no table
-_BUFFER = 8 << 20
+_BUFFER = 4 << 20  # other people's changes; more of them at a time count as lost
 
 
 class Watch:

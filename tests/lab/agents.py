@@ -1,0 +1,264 @@
+"""The attackers. Each kind is an endless supply of sessions of one shape from many sources.
+
+Run as a process in `world`; it stops by itself after `--seconds`:
+
+    python -m tests.lab.agents hold --sources 40 --sessions 10 --seconds 30 --records FILE
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.lab import synflood
+from tests.lab.limits import many_files
+from tests.lab.net import (
+    ATTACK4,
+    ATTACK6,
+    MAIL4,
+    MAIL6,
+    SILENT4,
+    SILENT6,
+    Namespace,
+    source4,
+    source6,
+)
+from tests.lab.records import Records
+
+_BIND_ADDRESS_NO_PORT = 24  # pick the port at connect: 64k sessions a source, not a host
+_TCP_REPAIR = 19
+_CONNECT_PATIENCE = 3.0
+_PAUSE = 1.0
+"""Seconds between a session's end and its successor: determined, but not a flood."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack as it is asked for. All of it is bounded."""
+
+    kind: str
+    sources: int = 40
+    sessions: int = 10
+    """A source's sessions at a time."""
+    seconds: float = 30.0
+    family: str = "4"
+    """`4`, `6`, or `46`: sources of both in turn."""
+    port: int = 25
+    rate: float = 3000.0
+    """Most sessions (or forged SYNs) a second altogether, for the kinds that don't stay."""
+    first: int = 0
+    """Number of the first source, so that attacks at the same time don't share them."""
+    seed: int = 1
+
+    def addresses(self) -> list[str]:
+        """Its sources; every one is a peer of its own (in IPv6: another /64)."""
+        silent = self.kind in {"vanish", "synflood"}
+        four, six = (SILENT4, SILENT6) if silent else (ATTACK4, ATTACK6)
+        return [
+            source6(six, index) if self.family[index % len(self.family)] == "6"
+            else source4(four, index)
+            for index in range(self.first, self.first + self.sources)
+        ]
+
+    def command(self, space: Namespace, start: float, path: Path) -> list[str]:
+        """How to run it in `space` from `start` (Unix time), with its records in `path`."""
+        options = [f"--{name}={value}" for name, value in asdict(self).items() if name != "kind"]
+        return space.command(
+            sys.executable, "-m", "tests.lab.agents", self.kind, *options,
+            f"--start={start}", f"--records={path}",
+        )
+
+
+class Connection:
+    """One attacking session, on a socket whose every option can be abused."""
+
+    def __init__(self, source: str) -> None:
+        family = socket.AF_INET6 if ":" in source else socket.AF_INET
+        self._host = str(MAIL6 if ":" in source else MAIL4)
+        self._loop = asyncio.get_running_loop()
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        self.socket.bind((source, 0))
+
+    async def connect(self, port: int) -> None:
+        async with asyncio.timeout(_CONNECT_PATIENCE):
+            await self._loop.sock_connect(self.socket, (self._host, port))
+
+    async def say(self, text: bytes) -> None:
+        await self._loop.sock_sendall(self.socket, text)
+
+    async def until_cut(self, limit: float) -> None:
+        """Swallow what comes until the server ends the session, at most `limit` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while await self._loop.sock_recv(self.socket, 4096):
+                    pass
+
+
+Shape = Callable[[Connection, random.Random, float], Awaitable[None]]
+"""What a session does once connected; the number is the seconds that are left of the attack."""
+
+
+async def _hold(session: Connection, _chance: random.Random, left: float) -> None:
+    """The paper's agent: a greeting, then nothing."""
+    await session.say(b"HELO agent\r\n")
+    await session.until_cut(left)
+
+
+async def _noop(session: Connection, chance: random.Random, left: float) -> None:
+    """Speaks every few seconds, gets nowhere."""
+    await session.say(b"HELO agent\r\n")
+    await _repeat(session, b"NOOP\r\n", chance, 8.0, left)
+
+
+async def _drip(session: Connection, chance: random.Random, left: float) -> None:
+    """A command that never ends, a byte now and then."""
+    await session.say(b"HELO ")
+    await _repeat(session, b"a", chance, 3.0, left)
+
+
+async def _repeat(
+    session: Connection, text: bytes, chance: random.Random, every: float, left: float
+) -> None:
+    async def speak() -> None:
+        while True:
+            await asyncio.sleep(every * chance.uniform(0.7, 1.3))
+            await session.say(text)
+
+    speaking = asyncio.create_task(speak())
+    listening = asyncio.create_task(session.until_cut(left))
+    _, rest = await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    for result in await asyncio.gather(speaking, listening, return_exceptions=True):
+        if isinstance(result, OSError):
+            raise result
+
+
+async def _churn(_session: Connection, _chance: random.Random, _left: float) -> None:
+    """Comes and goes, as often as it can."""
+
+
+async def _reset(session: Connection, _chance: random.Random, _left: float) -> None:
+    """Goes with a reset."""
+    session.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def _halfclose(session: Connection, chance: random.Random, left: float) -> None:
+    """Closes one half and stays, or lets the server close and never answers its FIN."""
+    await session.say(b"HELO agent\r\n")
+    if chance.random() < 0.5:
+        session.socket.shutdown(socket.SHUT_WR)
+    else:
+        await session.say(b"QUIT\r\n")
+    await asyncio.sleep(min(left, 20.0))
+
+
+async def _vanish(session: Connection, _chance: random.Random, _left: float) -> None:
+    """Says good-bye and is gone before the last ACK; `world` sends no reset for it."""
+    await session.say(b"HELO agent\r\nQUIT\r\n")
+    session.socket.shutdown(socket.SHUT_WR)
+    session.socket.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)  # so that close says nothing
+
+
+STAYING: dict[str, Shape] = {
+    "hold": _hold, "noop": _noop, "drip": _drip, "halfclose": _halfclose, "vanish": _vanish,
+}
+PASSING: dict[str, Shape] = {"churn": _churn, "reset": _reset}
+KINDS = (*STAYING, *PASSING, "synflood")
+
+
+class Throttle:
+    """Lets through at most `rate` a second, evenly."""
+
+    def __init__(self, rate: float) -> None:
+        self._step = 1 / rate
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        now = time.monotonic()
+        self._next = max(self._next, now - 0.1) + self._step  # catches up no more than 0.1 s
+        if self._next > now:
+            await asyncio.sleep(self._next - now)
+
+
+async def run(attack: Attack, start: float, records: Records) -> None:
+    """Carry the attack out from `start` (Unix time) on."""
+    await asyncio.sleep(max(0.0, start - time.time()))
+    end = time.monotonic() + attack.seconds
+    throttle = Throttle(attack.rate) if attack.kind in PASSING else None
+    async with asyncio.TaskGroup() as tasks:
+        for source in attack.addresses():
+            for number in range(attack.sessions):
+                place = _slot(attack, source, number, throttle=throttle, end=end, records=records)
+                tasks.create_task(place)
+
+
+async def _slot(
+    attack: Attack, source: str, number: int, *, throttle: Throttle | None, end: float,
+    records: Records,
+) -> None:
+    """One of a source's places for a session: one after another until the end."""
+    shape = (STAYING | PASSING)[attack.kind]
+    chance = random.Random(f"{attack.seed}/{source}/{number}")
+    while (left := end - time.monotonic()) > 0:
+        if throttle is not None:
+            await throttle.turn()
+        began, opened, how = time.time(), None, "ended"
+        session = Connection(source)
+        try:
+            await session.connect(attack.port)
+            opened = time.time()
+            await shape(session, chance, left)
+        except TimeoutError:
+            how = "timeout"  # of connecting: nothing else raises it
+        except OSError as error:
+            how = "refused" if opened is None else "cut"
+            if not isinstance(error, ConnectionError):
+                how = error.strerror or how
+        finally:  # also when the attack is called off
+            session.socket.close()
+            records.write(
+                kind=attack.kind, source=source, began=began, opened=opened, closed=time.time(),
+                how=how,
+            )
+        if throttle is None or opened is None:
+            await asyncio.sleep(min(_PAUSE * chance.uniform(0.5, 1.5), max(0.0, left)))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=KINDS)
+    for name, default in asdict(Attack("")).items():
+        if name != "kind":
+            parser.add_argument(f"--{name}", type=type(default), default=default)
+    parser.add_argument("--start", type=float, default=time.time())
+    parser.add_argument("--records", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = vars(_arguments())
+    start, path = given.pop("start"), given.pop("records")
+    attack = Attack(**given)
+    many_files()
+    with contextlib.suppress(KeyboardInterrupt), Records(path) as records:
+        if attack.kind == "synflood":
+            synflood.run(
+                attack.addresses(), attack.port, start=start, seconds=attack.seconds,
+                rate=attack.rate, seed=attack.seed,
+            )
+        else:
+            asyncio.run(run(attack, start, records))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What a run says: pure arithmetic on labelled records and samples."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import ip_address, ip_network
+from statistics import median
+from typing import Any
+
+from tests.lab.honest import KINDS
+
+NON_REGULAR = frozenset(
+    {"SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSING", "CLOSE-WAIT", "LAST-ACK", "TIME-WAIT"}
+)
+"""States of a session that is no longer, or not yet, a session (design 1), as `ss` names them."""
+
+_WINDOW = 3.0
+_PROMPT = 2.0
+_GOOD = 0.9
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The mail server's sessions at one moment, by TCP state."""
+
+    at: float
+    """Seconds since the attack began; negative before."""
+    attackers: Counter[str]
+    honest: Counter[str]
+
+    @property
+    def held(self) -> int:
+        """Established sessions of attackers."""
+        return self.attackers["ESTAB"]
+
+    @property
+    def non_regular(self) -> int:
+        """Sessions of attackers in a non-regular state."""
+        return sum(self.attackers[state] for state in NON_REGULAR)
+
+
+@dataclass(frozen=True)
+class Mail:
+    """What became of one honest mail."""
+
+    at: float
+    """When it was due: seconds since the attack began; negative before."""
+    kind: str
+    source: str
+    delivered: bool
+    seconds: float
+    error: str
+
+    @property
+    def prompt(self) -> bool:
+        """Whether it was delivered with hardly more delay than in peace."""
+        kind = KINDS[self.kind]
+        own = kind.size / kind.rate if kind.rate else 0.0
+        return self.delivered and self.seconds <= own + _PROMPT
+
+
+@dataclass(frozen=True)
+class Result:
+    """A labelled run. Times are seconds since the attack began."""
+
+    label: str
+    seconds: float
+    """How long the attack was watched: mails due later don't count."""
+    mails: Sequence[Mail]
+    samples: Sequence[Sample]
+    attackers: frozenset[str]
+    """Sources that attacked and may be listed: those that completed a handshake."""
+    listed: dict[str, float]
+    """Block and black entries: peer as dpsd writes it, to when it was listed."""
+    transcripts: dict[str, str] = field(default_factory=dict)
+    """Command lines and what they printed at the end."""
+
+    @property
+    def attempted(self) -> int:
+        """Honest mails that were due during the attack."""
+        return sum(0 <= mail.at < self.seconds for mail in self.mails)
+
+    @property
+    def delivered(self) -> int:
+        """Those of them that were delivered."""
+        return sum(mail.delivered for mail in self.mails if 0 <= mail.at < self.seconds)
+
+    @property
+    def share(self) -> float:
+        """Delivered of attempted, 0 to 1."""
+        return self.delivered / self.attempted if self.attempted else 1.0
+
+    def against(self, peace: "Result") -> float:
+        """Delivered as a share of what the same senders (same seed) got delivered in peace."""
+        return self.delivered / peace.delivered
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """Kind of sender to (delivered, attempted) during the attack."""
+        during = [mail for mail in self.mails if 0 <= mail.at < self.seconds]
+        tried = Counter(mail.kind for mail in during)
+        done = Counter(mail.kind for mail in during if mail.delivered)
+        return {kind: (done[kind], tried[kind]) for kind in sorted(tried)}
+
+    @property
+    def recovery(self) -> float | None:
+        """Seconds until honest mail went through promptly and went on so; None: it never did.
+
+        From then on, in every window of 3 s, at least 90 % of the peaceful share of mails is
+        delivered within 2 s of what they take in peace.
+        """
+        before = [mail.prompt for mail in self.mails if mail.at < 0]
+        need = _GOOD * (sum(before) / len(before) if before else 1.0)
+        recovered: float | None = None
+        at = self.seconds - _WINDOW
+        while at >= 0:
+            window = [mail.prompt for mail in self.mails if at <= mail.at < at + _WINDOW]
+            if window and sum(window) < need * len(window):
+                break
+            recovered = at
+            at -= 0.25
+        return recovered
+
+    @property
+    def blocked(self) -> dict[str, float]:
+        """Attackers that were listed, to when."""
+        return {
+            source: min(times) for source in self.attackers if (times := self._listings(source))
+        }
+
+    @property
+    def median_listing(self) -> float | None:
+        """Median seconds until an attacker was listed; None when none was."""
+        times = self.blocked.values()
+        return median(times) if times else None
+
+    @property
+    def wronged(self) -> list[str]:
+        """Honest peers that were listed. There must be none."""
+        return sorted(
+            source for source in {mail.source for mail in self.mails} if self._listings(source)
+        )
+
+    def _listings(self, source: str) -> list[float]:
+        host = ip_address(source)
+        return [at for peer, at in self.listed.items() if host in ip_network(peer)]
+
+
+def listed(entries: Iterable[dict[str, Any]], start: float) -> dict[str, float]:
+    """Block and black entries of `dpsd list --json`, to seconds after `start` (Unix time)."""
+    return {
+        entry["peer"]: datetime.fromisoformat(entry["created_at"]).timestamp() - start
+        for entry in entries
+        if entry["list"] in {"block", "black"}
+    }

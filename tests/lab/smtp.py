@@ -1,0 +1,102 @@
+"""A small SMTP client and a sink, for senders that must count every second."""
+
+import asyncio
+import contextlib
+from typing import Self
+
+_LINE = b"x" * 76 + b"\r\n"
+
+
+class SmtpError(Exception):
+    """The server said no, or nothing that makes sense."""
+
+
+class Session:
+    """One SMTP session from a chosen source address. Time limits are the caller's."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, host: str, port: int, source: str) -> Self:
+        """Connect and read the greeting."""
+        reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0))
+        session = cls(reader, writer)
+        try:
+            await session._expect("220")
+        except BaseException:
+            session.abort()
+            raise
+        return session
+
+    async def hello(self) -> None:
+        await self._say("EHLO client.example.net", "250")
+
+    async def mail(self, recipient: str, size: int, rate: float | None = None) -> None:
+        """Send a mail of about `size` bytes, at most `rate` bytes a second."""
+        await self._say("MAIL FROM:<sender@example.net>", "250")
+        await self._say(f"RCPT TO:<{recipient}>", "250")
+        await self._say("DATA", "354")
+        self._writer.write(b"From: sender@example.net\r\nSubject: lab\r\n\r\n")
+        lines = max(1, size // len(_LINE))
+        step = lines if rate is None else max(1, int(rate / 2 / len(_LINE)))
+        for sent in range(0, lines, step):
+            self._writer.write(_LINE * min(step, lines - sent))
+            await self._writer.drain()
+            if rate is not None:
+                await asyncio.sleep(0.5)  # this sender's own slowness, not a wait
+        await self._say(".", "250")
+
+    async def quit(self) -> None:
+        try:
+            await self._say("QUIT", "221")
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
+
+    async def _say(self, line: str, expected: str) -> None:
+        self._writer.write(line.encode("ascii") + b"\r\n")
+        await self._expect(expected)
+
+    async def _expect(self, expected: str) -> None:
+        while True:
+            line = (await self._reader.readline()).decode("ascii", "replace").rstrip()
+            if not line:
+                raise SmtpError("closed by the server")
+            if line[3:4] != "-":
+                break
+        if not line.startswith(expected):
+            raise SmtpError(line)
+
+
+async def sink(host: str, port: int) -> asyncio.Server:
+    """A server that takes every mail and forgets it."""
+    return await asyncio.start_server(_sink_session, host, port)
+
+
+async def _sink_session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    in_data = False
+    with contextlib.suppress(OSError):
+        writer.write(b"220 sink\r\n")
+        while line := await reader.readline():
+            if in_data:
+                in_data = line != b".\r\n"
+                if not in_data:
+                    writer.write(b"250 taken\r\n")
+                continue
+            word = line[:4].upper()
+            in_data = word == b"DATA"
+            writer.write(b"354 go on\r\n" if in_data else b"221 bye\r\n" if word == b"QUIT"
+                         else b"250 yes\r\n")
+            await writer.drain()
+            if word == b"QUIT":
+                break
+    writer.close()

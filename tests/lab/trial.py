@@ -1,0 +1,170 @@
+"""One labelled run: the network, a real Postfix, honest senders, attackers, and perhaps dpsd."""
+
+import contextlib
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from tests.lab import private
+from tests.lab.agents import Attack
+from tests.lab.dpsd import Dpsd, Section
+from tests.lab.honest import KINDS
+from tests.lab.net import HONEST4, HONEST6, Namespace, Net
+from tests.lab.postfix import Postfix
+from tests.lab.records import read
+from tests.lab.result import Mail, Result, Sample, listed
+
+_TICK = 0.5
+_READY = 1.5
+"""Seconds from starting the senders to the run's first moment: Python has to start."""
+_PATIENCE = max(kind.patience for kind in KINDS.values())
+_ROOT = Path(__file__).parents[2]
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is to be tried. Times in seconds."""
+
+    label: str
+    attacks: tuple[Attack, ...] = ()
+    """Their `seconds` are set by `run`: they last as long as any honest mail is on its way."""
+    peace: float = 6.0
+    """Of honest mail alone, before the attack."""
+    seconds: float = 30.0
+    """Of honest mail under attack."""
+    seed: int = 1
+    dpsd: Mapping[str, Section] | None = None
+    """None: no dpsd; otherwise changes to its configuration."""
+    postfix: Mapping[str, str] = field(default_factory=dict)
+    """Changes to main.cf."""
+    rules: str = ""
+    """An nftables ruleset for the mail host, to compare with."""
+
+
+Watch = Callable[[Sample, int, int], None]
+"""Told twice a second: a sample, and how many honest mails were delivered and failed so far."""
+
+
+def run(trial: Trial, watch: Watch | None = None) -> Result:
+    """Carry it out, in a private world. Takes peace + seconds + 5 to 17 s."""
+    directory = private.RUN / f"trial-{next(_numbers)}"
+    directory.mkdir()
+    with contextlib.ExitStack() as stack:
+        net = stack.enter_context(Net())
+        if trial.rules:
+            net.mail.run("nft", "-f", "-", stdin=trial.rules)
+        stack.enter_context(Postfix(net.mail, **trial.postfix))
+        daemon = None
+        if trial.dpsd is not None:
+            daemon = Dpsd(net.mail, directory / "dpsd", **trial.dpsd)
+            stack.enter_context(daemon)
+        return _Run(trial, net, directory, daemon).carry_out(watch)
+
+
+class _Run:
+    def __init__(self, trial: Trial, net: Net, directory: Path, daemon: Dpsd | None) -> None:
+        self._trial = trial
+        self._net = net
+        self._daemon = daemon
+        self._honest = (directory / "world.jsonl", directory / "mail.jsonl")
+        self._attacks = [directory / f"attack-{i}.jsonl" for i in range(len(trial.attacks))]
+        self._first = time.time() + _READY
+        self._start = self._first + trial.peace
+
+    def carry_out(self, watch: Watch | None) -> Result:
+        honest: list[subprocess.Popen[bytes]] = []
+        attacking: list[subprocess.Popen[bytes]] = []
+        sink = _spawn(self._net.world.command(sys.executable, "-m", "tests.lab.honest", "sink"))
+        try:
+            honest += map(_spawn, self._senders())
+            attacking += map(_spawn, self._agents())
+            samples = list(self._samples(honest, watch))
+            for process in attacking:
+                process.send_signal(signal.SIGINT)  # called off: it records what it holds
+            for process in honest + attacking:
+                if process.wait(20) != 0:
+                    raise RuntimeError(f"a process of the lab failed: {process.args!r}")
+        finally:
+            for process in [*honest, *attacking, sink]:
+                process.kill()
+                process.wait()
+        return self._result(samples)
+
+    def _senders(self) -> Iterator[list[str]]:
+        trial, net = self._trial, self._net
+        roles: list[tuple[str, Namespace, Path]] = [
+            ("world", net.world, self._honest[0]), ("mail", net.mail, self._honest[1]),
+        ]
+        for role, space, path in roles:
+            yield space.command(
+                sys.executable, "-m", "tests.lab.honest", role, f"--start={self._first}",
+                f"--seconds={trial.peace + trial.seconds}", f"--seed={trial.seed}",
+                f"--records={path}",
+            )
+
+    def _agents(self) -> Iterator[list[str]]:
+        trial = self._trial
+        for attack, path in zip(trial.attacks, self._attacks, strict=True):
+            lasting = Attack(**{**vars(attack), "seconds": trial.seconds + _PATIENCE})
+            yield lasting.command(self._net.world, self._start, path)
+
+    def _samples(
+        self, honest: list[subprocess.Popen[bytes]], watch: Watch | None
+    ) -> Iterator[Sample]:
+        """Samples until every honest mail is delivered or given up."""
+        moment = self._first
+        while any(process.poll() is None for process in honest):
+            time.sleep(max(0.0, moment - time.time()))  # a sample is due at its moment
+            sample = self._sample()
+            yield sample
+            if watch is not None:
+                done = Counter(mail.delivered for mail in self._mails())
+                watch(sample, done[True], done[False])
+            moment = max(moment + _TICK, time.time())
+
+    def _sample(self) -> Sample:
+        sample = Sample(time.time() - self._start, Counter(), Counter())
+        ports = "( sport = :25 or sport = :465 or sport = :587 )"
+        for line in self._net.mail.run("ss", "-Htan", ports).stdout.splitlines():
+            state, _, _, _, peer = line.split()[:5]
+            if state == "LISTEN":
+                continue
+            address = ip_address(peer.rpartition(":")[0].strip("[]"))
+            honest = address in (HONEST4 if address.version == 4 else HONEST6)
+            (sample.honest if honest else sample.attackers)[state] += 1
+        return sample
+
+    def _mails(self) -> Iterator[Mail]:
+        for record in itertools.chain(*map(read, self._honest)):
+            at = record.pop("time") - self._start
+            yield Mail(at=at, **record)
+
+    def _result(self, samples: list[Sample]) -> Result:
+        opened = (r["source"] for path in self._attacks for r in read(path) if r["opened"])
+        attackers = frozenset(opened)
+        found: dict[str, float] = {}
+        transcripts: dict[str, str] = {}
+        if self._daemon is not None:
+            found = listed(self._daemon.json("list"), self._start)
+            asked = [["list"], ["status"]]
+            if found:
+                asked.append(["why", min(found, key=lambda peer: found[peer])])
+            for command in asked:
+                transcripts["dpsd " + " ".join(command)] = self._daemon.cli(*command).stdout
+        return Result(
+            self._trial.label, self._trial.seconds, list(self._mails()), samples, attackers,
+            found, transcripts,
+        )
+
+
+def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=_ROOT)
