@@ -26,6 +26,7 @@ def policy(config: Config) -> Policy:
         black_within=rules.black_within,
         half_life=rules.half_life,
         stress_at=config.stress.at,
+        stress_until=config.stress.until,
         reap_after=config.stress.reap_after,
         crowd_cost=evidence.crowd_cost,
         delivered_bytes=evidence.delivered_bytes,

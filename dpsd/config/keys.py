@@ -169,6 +169,11 @@ class Stress:
     at: float = key(
         Number(0.1, 1, "of the slots"), 0.8, "Slots run short from where this share is taken."
     )
+    until: float = key(
+        Number(0, 1, "of the slots"),
+        0.5,
+        "Then useless sessions are ended until only this share is taken.",
+    )
     established: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
     fin_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
     close_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")

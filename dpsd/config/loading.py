@@ -140,6 +140,9 @@ def _contradictions(config: Config) -> Iterator[tuple[list[str], str]]:
     if config.policy.black_after:
         # Blocks are counted in the history.
         yield from _shorter(config, "store.history_for", "policy.black_within")
+    if config.stress.until > config.stress.at:
+        reason = f"{config.stress.until:g} must not be more than stress.at ({config.stress.at:g})"
+        yield ["stress.until", "stress.at"], reason
     for state in keys_of(SECTIONS["proper_times"]):
         yield from _shorter(config, f"proper_times.{state}", f"stress.{state}")
         yield from _shorter(config, f"forget.{state}", f"proper_times.{state}", equal=True)

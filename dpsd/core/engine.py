@@ -9,6 +9,7 @@ seconds of one clock that never goes back; entries' instants are on that clock t
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from dpsd.core.events import EndpointsOf, Event, Key, Measure, State
@@ -27,6 +28,9 @@ class Verdict:
 
     entry: Entry
     sessions: list[Key]
+
+
+STRESS_LASTS = 30.0  # seconds that stress outlasts the pressure: attackers come back
 
 
 class Passed(NamedTuple):
@@ -66,6 +70,8 @@ class Engine:
         )  # overstays of the server, slot-seconds by state
         self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
         self.stress = 0.0
+        self._stressed_at = 0.0
+        self._ended: set[Key] = set()  # sessions that were ended for their peers
         self.apply(policy)
 
     def apply(self, policy: Policy) -> None:
@@ -76,6 +82,8 @@ class Engine:
         scores.rate, scores.burst = policy.churn_rate, policy.churn_burst
         self.sessions.proper = policy.proper_times(self.stress)
         self.sessions.useful_rate = policy.useful_rate
+        self.sessions.patient = policy.proper[State.ESTABLISHED]
+        self.sessions.delivered_bytes = policy.delivered_bytes
         scores.trust_half_life = policy.trust_half_life
 
     @property
@@ -89,8 +97,13 @@ class Engine:
         return self.unseen is None or bool(self.unseen)
 
     def look(self, scopes: Iterable[Scope]) -> None:
-        """Be blind until each of these (port, IP version) has been dumped completely."""
+        """Be blind until each of these (port, IP version) has been dumped completely.
+
+        They are all that is protected; sessions to other ports are nobody's business any more.
+        """
         self.unseen = set(scopes)
+        for _, session, _ in self.sessions.leave(self.unseen):
+            self._one_less(session)
 
     def feed(self, events: Sequence[Event], now: float) -> list[Verdict]:
         """Take events that arrived at `now`; the verdicts that follow."""
@@ -98,6 +111,8 @@ class Engine:
         notes = sessions.feed(events, now)
         if sessions.losses != self.lost:
             self.lost, self.unseen = sessions.losses, None
+            self.scores.forget_time_waits()  # their ends may have been lost
+            self._ended.clear()
         if sessions.swept:
             if self.unseen is not None:
                 self.unseen.difference_update(sessions.swept)
@@ -106,7 +121,7 @@ class Engine:
 
     def tick(self, now: float) -> Passed:
         """Let time pass, about once a second."""
-        self.stress = self.policy.stress(self.pressure)
+        self._feel(now)
         self.sessions.proper = self.policy.proper_times(self.stress)
         verdicts = self._judge(self.sessions.tick(now), now)
         more, ended = self._reap(now)
@@ -116,19 +131,27 @@ class Engine:
                 self.release(entry.peer)
         return Passed([*verdicts, *more], ended, over)
 
+    def _feel(self, now: float) -> None:
+        """Set the stress: it rises at once with the pressure, and stays for a while behind it."""
+        stress = self.policy.stress(self.pressure)
+        if stress >= self.stress or now - self._stressed_at > STRESS_LASTS:
+            self.stress = stress
+        if stress >= self.stress:
+            self._stressed_at = now
+
     def _reap(self, now: float) -> tuple[list[Verdict], list[Key]]:
         """Make room when slots run out: end useless sessions, and charge their peers."""
         if not self.stress or self.blind:
             return [], []
         policy = self.policy
-        room = self.sessions.occupying() - int(policy.stress_at * policy.slots)
+        room = self.sessions.occupying() - int(policy.stress_until * policy.slots)
         reaped = reap(self.sessions, room, policy.reap_after)
         guilty: dict[bytes, Peer] = {}
         for session in reaped:
             session.reaped = True
+            self._ended.add(session.key)
             peer = self.scores.peer(session.peer, now)
-            said = session.progress.said if session.progress is not None else 0
-            if said < policy.delivered_bytes:  # whoever delivered only waits for its next mail
+            if not self.sessions.delivered(session):  # else it only waits for its next mail
                 cost = policy.crowd_cost * self.stress
                 score = self._charge(peer, Kind.CROWD, "", cost, now)
                 if score >= policy.block_at * self.scores.patience(peer, now):
@@ -139,9 +162,16 @@ class Engine:
         """Let peers that left a list start with a clean slate."""
         if self.size.is_peer(network):
             self.scores.clear(self._key(network))
+            return
+        for peer in self.scores:
+            if peer.listed and _within(self.size.network_of_key(peer.key), network):
+                self.scores.clear(peer.key)
 
     def prune(self, now: float) -> None:
         """Forget what doesn't matter any more."""
+        for peer in self.scores:
+            if peer.listed and self.lists.decisive(self.size.network_of_key(peer.key)) is None:
+                self.scores.clear(peer.key)  # its entry went with all lists, when they were reread
         self.scores.prune(now)
         for network, times in list(self.blocks.items()):
             recent = [at for at in times if now - at <= self.policy.black_within]
@@ -151,7 +181,7 @@ class Engine:
                 del self.blocks[network]
 
     def sessions_of(self, network: Network) -> list[Key]:
-        """The open sessions from a peer or prefix."""
+        """The open sessions from a peer or prefix, but for those of addresses that are white."""
         packed, bits = network.network_address.packed, network.prefixlen
         shift = network.max_prefixlen - bits
         wanted = int.from_bytes(packed, "big") >> shift
@@ -160,7 +190,11 @@ class Engine:
             address = self.sessions.endpoints(session.key).peer
             if len(address) == len(packed) and int.from_bytes(address, "big") >> shift == wanted:
                 found.append(session.key)
-        return found
+        return [key for key in found if not self._is_white(key)]
+
+    def _is_white(self, key: Key) -> bool:
+        address = ip_network(self.sessions.endpoints(key).peer)
+        return self.lists.covering(ListName.WHITE, address) is not None
 
     def _judge(self, notes: list[Noted], now: float) -> list[Verdict]:
         """Charge what the notes tell; list the peers that have become too expensive."""
@@ -172,6 +206,9 @@ class Engine:
                 if allowed:
                     continue
                 score = self._charge(peer, Kind.CHURN, "", self.policy.churn_cost, now)
+            elif note == Note.FOUND:
+                self.scores.peer(session.peer, now).open += 1
+                continue
             elif note == Note.CLOSED:
                 self._closed(session, now)
                 continue
@@ -193,29 +230,35 @@ class Engine:
     def _charge_rare(
         self, note: Note, peer: Peer, session: Session, what: float | Measure | None, now: float
     ) -> float:
-        policy, state = self.policy, State(session.state).name
-        if isinstance(what, Measure):
+        if note == Note.GONE and isinstance(what, Measure):
             return self._measured(peer, session, what, now)
         if note == Note.RESET:
-            if self.sessions.measured:  # then GONE tells whether it was of use before
-                return 0.0
-            return self._charge(peer, Kind.ABORT, "", policy.abort_cost, now)
-        seconds = what or 0.0
-        if self.blind:
+            return self._reset(peer, session, now)
+        if self.blind or not isinstance(what, float):
             return 0.0
+        state = State(session.state).name
         if note == Note.LEAK:
-            self.leaks[state] += seconds
+            self.leaks[state] += what
             return 0.0
         first, session.overstayed = not session.overstayed, True
-        cost = seconds * policy.overstay_cost(self.stress)
+        cost = what * self.policy.overstay_cost(self.stress)
         return self._charge(peer, Kind.OVERSTAY, state, cost, now, count=int(first))
+
+    def _reset(self, peer: Peer, session: Session, now: float) -> float:
+        """Without counters a reset is charged when it comes; else GONE tells if it was of use."""
+        if self.sessions.measured or session.key in self._ended:
+            return 0.0
+        return self._charge(peer, Kind.ABORT, "", self.policy.abort_cost, now)
 
     def _measured(self, peer: Peer, session: Session, measure: Measure, now: float) -> float:
         """What the kernel counted of a whole session: was it of any use?"""
         policy = self.policy
-        if session.state == State.TIME_WAIT:
+        if session.state in (State.TIME_WAIT, State.NONE):  # NONE: an old kernel doesn't tell
             peer.time_wait = max(0, peer.time_wait - 1)
-        if measure.octets is None:
+        if measure.octets is None or session.key in self._ended:
+            self._ended.discard(session.key)
+            return 0.0
+        if session.state == State.ESTABLISHED:  # nobody closed it: it was taken from the table
             return 0.0
         said = words(measure, self.sessions.version(session))
         if said >= policy.delivered_bytes and session.state != State.CLOSE:
@@ -227,14 +270,17 @@ class Engine:
         return self._charge(peer, Kind.EMPTY, "", policy.empty_cost, now)
 
     def _closed(self, session: Session, now: float) -> None:
-        peer = self.scores.get(session.peer)
-        if peer is None:
-            return
-        peer.open = max(0, peer.open - 1)
-        if session.state == State.TIME_WAIT:
+        peer = self._one_less(session)
+        if peer is not None and session.state == State.TIME_WAIT:
             peer.time_wait += 1
             if peer.time_wait > self.policy.time_wait_allowance:
                 self._charge(peer, Kind.TIME_WAIT, "", self.policy.time_wait_cost, now)
+
+    def _one_less(self, session: Session) -> Peer | None:
+        peer = self.scores.get(session.peer)
+        if peer is not None:
+            peer.open = max(0, peer.open - 1)
+        return peer
 
     def _sentence(self, guilty: dict[bytes, Peer], now: float) -> list[Verdict]:
         entries: dict[bytes, Entry] = {}
@@ -248,8 +294,9 @@ class Engine:
         sessions: dict[bytes, list[Key]] = {key: [] for key in entries}
         if entries:
             for session in self.sessions:
-                if session.peer in sessions:
+                if session.peer in sessions and not self._is_white(session.key):
                     sessions[session.peer].append(session.key)
+                    self._ended.add(session.key)
         return [Verdict(entry, sessions[key]) for key, entry in entries.items()]
 
     def _list(self, network: Network, peer: Peer, now: float) -> Entry:
@@ -266,6 +313,12 @@ class Engine:
 
     def _key(self, network: Network) -> bytes:
         return self.size.key(network.network_address.packed)
+
+
+def _within(inner: Network, outer: Network) -> bool:
+    if inner.version != outer.version or inner.prefixlen < outer.prefixlen:
+        return False
+    return inner.supernet(new_prefix=outer.prefixlen) == outer
 
 
 WORDS = {

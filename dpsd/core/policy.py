@@ -10,10 +10,11 @@ from dpsd.core.lists import ListName
 class Policy:
     """The numbers that verdicts come from. Durations are seconds, costs are slot-seconds.
 
-    proper, proper_stress: how long a session may stay in a state (ESTABLISHED: be silent) at rest
-    and under full pressure. stress_at: the pressure from which on they shrink. calm_cost: share
-    of an overstay's cost that counts at rest. useful_rate: bytes a second that are progress.
-    reap_after: seconds without progress after which a session may be ended under pressure.
+    proper, proper_stress: how long a session may stay in a state (ESTABLISHED: be useless) at rest
+    and under full pressure. stress_at: the pressure from which on they shrink; stress_until: that
+    to which the reaper makes room, ending sessions that were useless for longer than reap_after.
+    calm_cost: share of an overstay's cost that counts at rest. useful_rate: bytes a second from a
+    peer that are progress.
     """
 
     slots: int
@@ -24,6 +25,7 @@ class Policy:
     black_within: float
     half_life: float
     stress_at: float
+    stress_until: float
     reap_after: float
     crowd_cost: float
     delivered_bytes: int

@@ -66,10 +66,12 @@ class Progress:
 
     def heard(self, remaining: int, timeout: float, now: float) -> None:
         """Without counters: any packet is progress. The kernel forgets a session a fixed time
-        (timeout, 0: not known) after its last packet, so an instant that moved means a packet."""
+        after its last packet, so an instant that moved means a packet. It came `timeout` before
+        that instant, unless it can't have: a session older than our timeouts has another one."""
         forgotten_at = now + remaining
         if abs(forgotten_at - self.forgotten_at) > ROUNDING:
-            last = now - max(0.0, timeout - remaining)
-            self.until = max(self.until, last) if self.forgotten_at else now
+            silent = timeout - remaining
+            exact = self.forgotten_at and 0.0 <= silent <= now - self.at + ROUNDING
+            self.until = max(self.until, now - silent) if exact else now
             self.forgotten_at = forgotten_at
         self.at = now

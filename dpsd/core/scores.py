@@ -160,6 +160,11 @@ class Scores:
             peer.listed = False
             self.changed.add(key)
 
+    def forget_time_waits(self) -> None:
+        """Nobody knows any more how many sessions of whom are in TIME_WAIT."""
+        for peer in self._peers.values():
+            peer.time_wait = 0
+
     def prune(self, now: float) -> int:
         """Drop the peers of whom nothing is worth remembering; how many."""
         idle = [

@@ -82,10 +82,10 @@ class Session:
 class Note(IntEnum):
     """What a note tells; behind it in the tuple come the session and a number or a Measure.
 
-    OPENED: a handshake was proven. CLOSED: the session is over, in the state it now has. RESET:
-    it was reset while ESTABLISHED. OVERSTAY, LEAK: it stayed the given seconds, since the last
-    such note, beyond its proper time, and its peer (the server) is to blame. GONE: the kernel
-    measured the whole of a session that ended before.
+    OPENED: a handshake was proven. FOUND: a dump has it, opened who knows when. CLOSED: the session
+    is over, in the state it now has. RESET: it was reset while ESTABLISHED. OVERSTAY, LEAK: it
+    stayed the given seconds, since the last such note, beyond its proper time, and its peer (the
+    server) is to blame. GONE: the kernel measured the whole of a session that ended before.
     """
 
     OPENED = 0
@@ -94,6 +94,7 @@ class Note(IntEnum):
     OVERSTAY = 3
     LEAK = 4
     GONE = 5
+    FOUND = 6
 
 
 Noted = tuple[Note, Session, float | Measure | None]
@@ -112,6 +113,8 @@ class Sessions:
     ) -> None:
         self.protects = protects
         self.proper: Mapping[int, float] = {}
+        self.patient = 0.0  # seconds that a session which delivered may stay silent at any time
+        self.delivered_bytes = 1  # that the peer said, from which on a session delivered
         self.useful_rate = 1.0  # bytes a second from the peer that count as progress
         self.measured = False  # whether the kernel counts bytes (nf_conntrack_acct)
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
@@ -127,6 +130,7 @@ class Sessions:
         self._judged = 0.0
         self._round = 0
         self._round_began = 0.0
+        self._losses_before = 0  # those before the dump that runs
         self._judged_idle: dict[Scope, float] = {}
 
     def __len__(self) -> int:
@@ -163,7 +167,7 @@ class Sessions:
             else:
                 self.half_open.pop(key, None)
                 if state == State.ESTABLISHED and status & ASSURED:
-                    self._begin(key, state, now, notes)
+                    self._begin(key, Note.OPENED, now, notes)
         return notes
 
     def tick(self, now: float) -> list[Noted]:
@@ -175,6 +179,15 @@ class Sessions:
             if over > 0:
                 note = Note.OVERSTAY if session.blames_peer() else Note.LEAK
                 notes.append((note, session, min(over, now - last)))
+        return notes
+
+    def leave(self, scopes: Iterable[Scope]) -> list[Noted]:
+        """Drop the sessions that no dump of these scopes shows: they aren't heard of any more."""
+        kept = list(scopes)
+        notes: list[Noted] = []
+        for session in list(self._open.values()):
+            if not any(self._in(session, scope) for scope in kept):
+                self._finish(session, notes)
         return notes
 
     def states_of(self, peers: Iterable[bytes]) -> dict[bytes, dict[str, int]]:
@@ -195,20 +208,21 @@ class Sessions:
         elif kind == BEGIN:
             self.scope, self._round_began = (event[4], event[5]), now
             self._round += 1
+            self._losses_before = self.losses
         elif kind == END and event[4] == 0:
             self._end_of_dump(now, notes)
         elif kind == LOST:
             self.losses += 1
             self.half_open.clear()  # the next dump tells which there are
 
-    def _begin(self, key: Key, state: int, now: float, notes: list[Noted]) -> Session | None:
+    def _begin(self, key: Key, note: Note, now: float, notes: list[Noted]) -> Session | None:
         peer, server, _, port = self.endpoints(key)
         if not self.protects(server, port):
             return None
-        session = Session(key, self._size.key(peer), port, state, now)
+        session = Session(key, self._size.key(peer), port, State.ESTABLISHED, now)
         self._open[key] = session
-        self.counts[state] += 1
-        notes.append((Note.OPENED, session, None))
+        self.counts[State.ESTABLISHED] += 1
+        notes.append((note, session, None))
         return session
 
     def _move(
@@ -261,8 +275,10 @@ class Sessions:
         if session is None:
             if state == State.SYN_RECV:
                 self.half_open.setdefault(key, now)
-            elif status & ASSURED and (state == State.ESTABLISHED or state in CLOSING):
-                session = self._begin(key, State.ESTABLISHED, now, notes)
+                return
+            self.half_open.pop(key, None)
+            if status & ASSURED and (state == State.ESTABLISHED or state in CLOSING):
+                session = self._begin(key, Note.FOUND, now, notes)
         if session is None:
             return
         session.round = self._round
@@ -279,23 +295,31 @@ class Sessions:
 
     def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
         """Whatever the table no longer has is over; who stayed silent too long overstays."""
-        port, version = self.scope
         last = self._judged_idle.get(self.scope, self._round_began)
         self._judged_idle[self.scope] = now
         proper = self.proper.get(State.ESTABLISHED, now)
         for session in list(self._open.values()):
-            if port not in (0, session.port) or version not in (0, self.version(session)):
+            if not self._in(session, self.scope):
                 continue
             if session.round != self._round and session.since < self._round_began:
                 self._finish(session, notes)
             elif session.state == State.ESTABLISHED:
-                over = session.useless() - proper
+                over = session.useless() - (self.patient if self.delivered(session) else proper)
                 if over > 0 and now > last:
                     notes.append((Note.OVERSTAY, session, min(over, now - last)))
         for key, since in list(self.half_open.items()):
             if since < self._round_began - HALF_OPEN_FOR:
                 del self.half_open[key]
-        self.swept.append(self.scope)
+        if self.losses == self._losses_before:
+            self.swept.append(self.scope)
+
+    def _in(self, session: Session, scope: Scope) -> bool:
+        port, version = scope
+        return port in (0, session.port) and version in (0, self.version(session))
+
+    def delivered(self, session: Session) -> bool:
+        """Whether a session was of use before, and may be waiting for its next mail."""
+        return session.progress is not None and session.progress.said >= self.delivered_bytes
 
     def version(self, session: Session) -> int:
         """The IP version of a session, 4 or 6."""

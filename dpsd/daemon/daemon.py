@@ -29,6 +29,7 @@ from dpsd.store import Action, PeerRow, Recorded
 
 log = logging.getLogger("dpsd")
 
+TICK = 0.5  # seconds
 POLL = 0.2  # seconds between two looks at the store
 FLUSH = 1.0  # seconds within which a verdict is in the store
 SAVED_A_FLUSH = 500  # peers' scores
@@ -111,8 +112,8 @@ class Daemon:
 
     def _schedule(self) -> None:
         jobs: list[tuple[Callable[[], Any], float]] = [
-            (self._tick, 1.0),
-            (self._dump, 1.0),
+            (self._tick, TICK),
+            (self._dump, TICK),
             (self._poll, POLL),
             (self._flush, FLUSH),
             (self._look_at_host, 30.0),

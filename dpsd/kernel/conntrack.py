@@ -64,9 +64,13 @@ class Events:
 
     def __init__(self, ports: Sequence[int], room: int) -> None:
         self._socket = _netfilter_socket()
-        _enlarge(self._socket, room)
-        self.watch(ports)
-        _bind(self._socket, NEW | UPDATE | DESTROY)
+        try:
+            _enlarge(self._socket, room)
+            self.watch(ports)
+            _bind(self._socket, NEW | UPDATE | DESTROY)
+        except BaseException:
+            self.close()
+            raise
         self.buffer = bytearray(BATCH * SLOT)
         self._headers = (_Mmsghdr * BATCH)()
         self._vectors = (_Iovec * BATCH)()
@@ -118,8 +122,12 @@ class Dump:
 
     def __init__(self) -> None:
         self._socket = _netfilter_socket()
-        _enlarge(self._socket, 4 << 20)
-        _bind(self._socket, 0)
+        try:
+            _enlarge(self._socket, 4 << 20)
+            _bind(self._socket, 0)
+        except BaseException:
+            self.close()
+            raise
         self._requests: Iterator[bytes] = iter(())
         self.buffer = bytearray(DUMP_BUFFER)
         self.running = False

@@ -54,6 +54,7 @@ _COUNTERS = (
 # How each is read: of the status and the flags only the one byte whose bits are of use.
 _FORMATS: dict[Path, str] = {_STATUS: "3xB", _STATE: "B", _TIMEOUT: "I"}
 _FORMATS |= dict.fromkeys(_FLAGS, "B") | dict.fromkeys(_COUNTERS, "Q")
+_DEPTH = 3
 _WANTED: dict[int, tuple[Path, ...]] = {
     UPDATE: (_STATUS, _STATE, *_FLAGS),
     ENTRY: (_STATUS, _STATE, *_FLAGS, _TIMEOUT, *_COUNTERS),
@@ -70,7 +71,13 @@ _TUPLES = {
     48: Struct(">8x4s4x4s16xH6xH2x"),
     72: Struct(">8x16s4x16s16xH6xH2x"),
 }
+# The rest of it, which is alike in all: (offset, length).
+_FIXED = {
+    48: ((0, 8), (12, 4), (20, 16), (38, 6), (46, 2)),
+    72: ((0, 8), (24, 4), (44, 16), (62, 6), (70, 2)),
+}
 _ERRNO = Struct("=i")
+_ALIKE = Struct("=Q")  # a header's length, type and flags
 _BY_NUM, _BY_DST_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_CTA_PROTO_* in nf_conntrack_netlink.c
 _MOST_ALIKE = 4
 
@@ -80,9 +87,10 @@ class Malformed(ValueError):
 
 
 def walk(message: bytes) -> Layout:
-    """Where each attribute's value of one message lies: path to (offset, length), nests included.
+    """Where each attribute's value of one message lies: path to (offset, length).
 
-    Raises Malformed when an attribute doesn't lie within its surroundings.
+    Nests are entered as deep as anything of use lies. Raises Malformed when an attribute doesn't
+    lie within its surroundings.
     """
     layout: Layout = {}
     _walk(message, BODY, int(HEADER.unpack_from(message)[0]), (), layout)
@@ -98,7 +106,7 @@ def _walk(message: bytes, start: int, end: int, path: Path, layout: Layout) -> N
             raise Malformed("an attribute reaches outside its surroundings")
         here = (*path, kind & TYPE_MASK)
         layout.setdefault(here, (start + ATTRIBUTE.size, length - ATTRIBUTE.size))
-        if kind & NESTED:
+        if kind & NESTED and len(here) < _DEPTH:
             _walk(message, start + ATTRIBUTE.size, start + length, here, layout)
         start += length + 3 & ~3
 
@@ -108,8 +116,9 @@ class Shape:
     """Offsets of one layout.
 
     `values` reads the key and the wanted values in the order in which they lie; `pick` brings
-    them into the order of an event (None: they lie so already). `headers` reads the headers of
-    the attributes and nests that the values stand in, which must equal `fixed`.
+    them into the order of an event (None: they lie so already). `headers` reads what all messages
+    of the shape have alike, the headers of the attributes and nests that the values stand in and
+    all of the key but its addresses and ports; it must equal `fixed`.
     """
 
     kind: int
@@ -134,14 +143,15 @@ class Shape:
 
 
 def learn(message: bytes, kind: int) -> Shape | None:
-    """The shape of a message; None for one that can't be an event (not TCP, or incomplete).
+    """The shape of a message; None for one that can't be an event (not TCP, or incomplete, or
+    with addresses and ports laid out in another way than the kernel's).
 
     Raises Malformed like walk().
     """
     layout = walk(message)
     wanted: tuple[Path, ...] = (_KEY, *_WANTED[kind])
     absent = {path for path in wanted if path not in layout}
-    if not _is_tcp(message, layout) or absent - _OPTIONAL[kind]:
+    if absent - _OPTIONAL[kind] or not _has_key(message, layout):
         return None
     present = sorted((*layout[path], path) for path in wanted if path not in absent)
     if any(calcsize(">" + _FORMATS[path]) > size for _, size, path in present if path != _KEY):
@@ -158,9 +168,11 @@ def learn(message: bytes, kind: int) -> Shape | None:
     )
 
 
-def _is_tcp(message: bytes, layout: Layout) -> bool:
-    at, size = layout.get((*_KEY, TUPLE_PROTO, PROTO_NUM), (0, 0))
-    return size == 1 and message[at] == TCP and layout[_KEY][1] in _TUPLES
+def _has_key(message: bytes, layout: Layout) -> bool:
+    """Whether the key is one of TCP, every byte of it where the kernel puts it."""
+    at, size = layout[_KEY]
+    key = message[at : at + size]
+    return size in _TUPLES and key == key_of(endpoints(key))
 
 
 def _position(order: list[Path], path: Path) -> int | None:
@@ -168,15 +180,22 @@ def _position(order: list[Path], path: Path) -> int | None:
 
 
 def _headers(layout: Layout, order: Iterable[Path]) -> Iterator[tuple[int, str]]:
-    """(offset, format) of the headers of the given attributes and the nests around them."""
+    """(offset, format) of all that messages of one shape have alike, but for what isn't read.
+
+    That is the headers of the given attributes and of the nests around them, and the whole key
+    without its addresses and ports.
+    """
     paths = {path[:depth] for path in order for depth in range(1, len(path) + 1)}
-    begin = end = 0
-    for at in sorted(layout[path][0] - ATTRIBUTE.size for path in paths):
-        if at != end:
-            if end:
-                yield begin, f"{end - begin}s"
-            begin = at
-        end = at + ATTRIBUTE.size
+    spans = [(layout[path][0] - ATTRIBUTE.size, layout[path][0]) for path in paths]
+    at, size = layout[_KEY]
+    for gap, length in _FIXED[size]:
+        spans.append((at + gap, at + gap + length))
+    begin, end = min(spans)
+    for start, stop in sorted(spans):
+        if start not in (begin, end):
+            yield begin, f"{end - begin}s"
+            begin = start
+        end = stop
     yield begin, f"{end - begin}s"
 
 
@@ -194,7 +213,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self.skipped = 0
-        self._shapes: dict[bytes, list[Shape]] = {}
+        self._shapes: dict[tuple[int], list[Shape]] = {}
 
     def decode(self, buffer: bytes | bytearray, spans: Iterable[tuple[int, int]]) -> list[Event]:
         """The events in the datagrams that lie at the given (start, end) of the buffer.
@@ -205,11 +224,11 @@ class Decoder:
         shapes = self._shapes
         for start, end in spans:
             at = start
-            while at + BODY <= end:
-                # Length, type and flags; whatever has them alike almost surely has one shape.
-                for shape in shapes.get(bytes(buffer[at : at + 8]), ()):
-                    if shape.headers.unpack_from(buffer, at) == shape.fixed and (
-                        at + shape.size <= end
+            while at + HEADER.size <= end:
+                # Whatever has length, type and flags alike almost surely has one shape.
+                for shape in shapes.get(_ALIKE.unpack_from(buffer, at), ()):
+                    if at + shape.size <= end and (
+                        shape.headers.unpack_from(buffer, at) == shape.fixed
                     ):
                         if shape.kind == UPDATE and shape.pick is None:
                             events.append((UPDATE, *shape.values.unpack_from(buffer, at)))
@@ -219,6 +238,8 @@ class Decoder:
                         break
                 else:
                     at = self._unfamiliar(buffer, at, end, events)
+            if at < end:
+                self.skipped += 1  # too short for a message
         return events
 
     def _unfamiliar(self, buffer: bytes | bytearray, at: int, end: int, events: list[Event]) -> int:
@@ -245,7 +266,7 @@ class Decoder:
         shape = learn(message, kind)
         if shape is None:
             return None
-        alike = self._shapes.setdefault(message[:8], [])
+        alike = self._shapes.setdefault(_ALIKE.unpack_from(message), [])
         alike.insert(0, shape)
         del alike[_MOST_ALIKE:]
         return shape.event(message, 0)
@@ -319,6 +340,7 @@ def delete_request(key: bytes) -> bytes:
 
 def _dump_scope(message: bytes) -> tuple[int, int]:
     """The port and IP version that a dump request of ours asks for."""
+    family, _, _ = GENERIC.unpack_from(message, HEADER.size)
     at, size = walk(message).get((TUPLE_ORIG, TUPLE_PROTO, PROTO_DST_PORT), (0, 0))
-    version = {AF_INET: 4, AF_INET6: 6}.get(message[HEADER.size], 0)
+    version = {AF_INET: 4, AF_INET6: 6}.get(family, 0)
     return int.from_bytes(message[at : at + size], "big"), version

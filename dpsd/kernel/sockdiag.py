@@ -73,7 +73,8 @@ def end_sessions(sessions: Iterable[tuple[bytes, int, bytes, int]]) -> int:
 def probe() -> None:
     """Whether sessions can be ended, tried on a listening socket of its own: returns if so.
 
-    The kernel asks for permission only once it has found a socket to end. Raises NotPermitted or KernelError, which say what is missing.
+    The kernel asks for permission only once it has found a socket to end. Raises NotPermitted or
+    KernelError, which say what is missing.
     """
     with _open() as diag, socket.socket(socket.AF_INET) as listener:
         listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # even if lo is down

@@ -101,7 +101,8 @@ def established(client: socket.socket, seconds: float) -> bool:
 class MailHost:
     """A mail host (this thread's namespace) and its peers' namespace behind a veth.
 
-    peers: that namespace; listeners: by port. The peers own 10.99.0.0/16 and 2001:db8:99::/48, the host 192.0.2.1, 192.0.2.3, 2001:db8:1::1.
+    peers: that namespace; listeners: by port. The peers own 10.99.0.0/16 and 2001:db8:99::/48, the
+    host 192.0.2.1, 192.0.2.3 and 2001:db8:1::1.
     """
 
     peers: int

@@ -34,7 +34,7 @@ class Watch:
         with suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         self._own: frozenset[int] = frozenset()
-        self._learn_own()
+        self.learn()
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
 
@@ -65,12 +65,17 @@ class Watch:
     def _foreign(self, datagram: bytes) -> bool:
         for kind, _, port, start, end in wire.messages(datagram):
             if kind != _NEWGEN and port not in self._own and _is_ours(datagram, start, end):
-                self._learn_own()  # libnftables opens a new socket now and then
+                self.learn()  # libnftables opens a new socket now and then
                 if port not in self._own:
                     return True
         return False
 
-    def _learn_own(self) -> None:
+    def learn(self) -> None:
+        """Learn which sockets are this process's own; worth a call after another Table is made.
+
+        Otherwise they are learnt from the first notification, which comes too late for a load of
+        more elements than the buffer holds.
+        """
         self._own = frozenset(_own_ports())
         _attach(self._socket, _filter(self._own))
 
