@@ -1,14 +1,15 @@
 """Captures: what the kernel told, kept in a file, and what a policy makes of it.
 
 A capture is a pcap file of netlink datagrams (LINKTYPE_NETLINK, 253), which Wireshark reads too.
-It holds the conntrack messages of sessions to protected ports: addresses, ports, states, counters,
-never anything that was said. The requests for dumps are in it as well, so a replay sees the whole.
+It holds the conntrack messages of sessions to protected servers: addresses, ports, states and
+counters, never anything that was said, nor what the host itself opened. The requests for dumps are
+in it as well, so a replay sees the whole.
 """
 
 import asyncio
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,8 @@ from dpsd.core.events import LOST
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.daemon.listener import Listener
 from dpsd.errors import BadArgument
-from dpsd.kernel.ctnetlink import Decoder
+from dpsd.kernel import host
+from dpsd.kernel.ctnetlink import Decoder, endpoints, messages
 from dpsd.kernel.host import Host
 
 _FILE = struct.Struct("=IHHiIII")  # pcap: magic, version, zone, accuracy, snap length, link type
@@ -31,6 +33,7 @@ _COOKED = struct.pack(">HH10xH", 0, 824, 12)
 _OVERRUN = struct.pack("=IHHII", 16, 4, 0, 0, 0)  # NLMSG_OVERRUN stands for events that were lost
 MOST = 1 << 20  # bytes of one datagram
 TICK = 1.0  # seconds
+LONGEST_GAP = 86400.0  # seconds between two datagrams; while one records there are dumps
 
 
 def record(config: Config, path: Path, seconds: float) -> None:
@@ -45,10 +48,15 @@ def record(config: Config, path: Path, seconds: float) -> None:
 
 
 async def _record(config: Config, file: IO[bytes], seconds: float) -> None:
+    began = time.time_ns() - time.monotonic_ns()  # nobody's setting of the clock moves sessions
+    decoder, protected = Decoder(), assembly.protects(config, host.look())
+
     def keep(datagram: bytes) -> None:
-        now = time.time_ns()
-        length = len(_COOKED) + len(datagram)
-        file.write(_RECORD.pack(now // 10**9, now % 10**9, length, length) + _COOKED + datagram)
+        now = began + time.monotonic_ns()
+        datagram = _without_others(datagram, decoder, protected)
+        if datagram:
+            length = len(_COOKED) + len(datagram)
+            file.write(_RECORD.pack(now // 10**9, now % 10**9, length, length) + _COOKED + datagram)
 
     def take(events: Any) -> None:
         if any(event[0] == LOST for event in events):
@@ -65,18 +73,33 @@ async def _record(config: Config, file: IO[bytes], seconds: float) -> None:
         listener.close()
 
 
+def _without_others(
+    datagram: bytes, decoder: Decoder, protected: Callable[[bytes, int], bool]
+) -> bytes:
+    """The messages of a datagram that are about sessions to protected servers, or about none."""
+    kept = []
+    for start, end in messages(datagram):
+        for _, key, *_ in decoder.decode(datagram, [(start, end)]):
+            if key is None or protected(*endpoints(key)[1::2]):
+                kept.append(datagram[start:end])
+    return b"".join(kept)
+
+
 def replay(config: Config, path: Path) -> list[dict[str, Any]]:
     """The verdicts that a capture gives under this configuration, in order.
 
     Every server in the capture counts as protected, and the white list is the configuration's.
-    Raises BadArgument for a file that isn't a capture or ends in the middle.
+    Raises BadArgument for a file that isn't a capture, is damaged or ends in the middle.
     """
     engine = _engine(config)
     decoder = Decoder()
     found: list[dict[str, Any]] = []
-    ticked = 0.0
+    ticked = last = 0.0
     for at, datagram in _datagrams(path):
-        ticked = ticked or at
+        ticked, last = ticked or at, last or at
+        if not 0 <= at - last <= LONGEST_GAP:
+            raise BadArgument(f"{path}: is damaged: its time leaps from {last:.3f} to {at:.3f}")
+        last = at
         while ticked + TICK <= at:
             ticked += TICK
             found += _told(config, engine.tick(ticked).verdicts)

@@ -196,6 +196,12 @@ class Evidence:
         "What a second beyond the proper time costs while there are slots to spare. It rises to 1"
         " as they run out.",
     )
+    closing_most: float = key(
+        Number(0, 1000, "slot-seconds"),
+        20,
+        "The most that one session costs while it is being closed: a peer whose network fails with"
+        " a few open sessions is no attacker.",
+    )
     useful_rate: float = key(
         Number(1, 100_000, "bytes a second"),
         32,

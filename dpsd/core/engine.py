@@ -133,7 +133,8 @@ class Engine:
 
     def _feel(self, now: float) -> None:
         """Set the stress: it rises at once with the pressure, and stays for a while behind it."""
-        stress = self.policy.stress(self.pressure)
+        closing = self.sessions.closing() / self.policy.slots
+        stress = self.policy.stress(max(self.pressure, closing))
         if stress >= self.stress or now - self._stressed_at > STRESS_LASTS:
             self.stress = stress
         if stress >= self.stress:
@@ -240,8 +241,11 @@ class Engine:
         if note == Note.LEAK:
             self.leaks[state] += what
             return 0.0
-        first, session.overstayed = not session.overstayed, True
         cost = what * self.policy.overstay_cost(self.stress)
+        if session.state != State.ESTABLISHED:
+            cost = min(cost, self.policy.closing_most - session.charged)
+        first = not session.charged
+        session.charged += cost
         return self._charge(peer, Kind.OVERSTAY, state, cost, now, count=int(first))
 
     def _reset(self, peer: Peer, session: Session, now: float) -> float:

@@ -14,7 +14,7 @@ class Policy:
     and under full pressure. stress_at: the pressure from which on they shrink; stress_until: that
     to which the reaper makes room, ending sessions that were useless for longer than reap_after.
     calm_cost: share of an overstay's cost that counts at rest. useful_rate: bytes a second from a
-    peer that are progress.
+    peer that are progress. closing_most: the most that a session costs while it is being closed.
     """
 
     slots: int
@@ -31,6 +31,7 @@ class Policy:
     delivered_bytes: int
     trust_half_life: float
     calm_cost: float
+    closing_most: float
     proper: Mapping[int, float]
     proper_stress: Mapping[int, float]
     useful_rate: float

@@ -43,12 +43,12 @@ class Session:
     """One connection with a proven handshake.
 
     since: when it entered its state; progress: what dumps told of it, None before the first;
-    overstayed: whether its peer was ever charged for it; reaped: whether it is being ended; round:
+    charged: what its overstays cost its peer, slot-seconds; reaped: whether it is being ended; round:
     the last dump that had it.
     """
 
     __slots__ = (
-        *("closer", "key", "overstayed", "peer", "port"),
+        *("charged", "closer", "key", "peer", "port"),
         *("progress", "reaped", "round", "since", "state"),
     )
 
@@ -60,7 +60,7 @@ class Session:
         self.since = now
         self.closer = Side.NONE
         self.progress: Progress | None = None
-        self.overstayed = False
+        self.charged = 0.0
         self.reaped = False
         self.round = 0
 
@@ -150,6 +150,10 @@ class Sessions:
             session.closer == Side.PEER and session.state != State.LAST_ACK
             for session in self._closing.values()
         )
+
+    def closing(self) -> int:
+        """How many sessions are in FIN_WAIT, CLOSE_WAIT or LAST_ACK."""
+        return len(self._closing)
 
     def feed(self, events: Iterable[Event], now: float) -> list[Noted]:
         """Take events that arrived at `now` (seconds, never going back)."""

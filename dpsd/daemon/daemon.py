@@ -4,7 +4,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,13 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from dpsd import assembly
 from dpsd.config import Config, format_duration, load, needs_restart
 from dpsd.core.engine import Verdict
-from dpsd.core.events import Event
-from dpsd.core.lists import Change, Entry, ListName, Lists, Put
+from dpsd.core.events import BEGIN, END, Event, Key
+from dpsd.core.lists import Change, Drop, Entry, ListName, Lists, Put
 from dpsd.core.peers import Network
 from dpsd.core.scores import Evidence, Kind, Peer
 from dpsd.daemon.clock import Clock
-from dpsd.daemon.guard import Guard
-from dpsd.daemon.keeper import Keeper
+from dpsd.daemon.guard import AGAIN, Guard
+from dpsd.daemon.keeper import Keeper, News
 from dpsd.daemon.listener import Listener
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
@@ -29,7 +31,7 @@ from dpsd.store import Action, PeerRow, Recorded
 
 log = logging.getLogger("dpsd")
 
-TICK = 0.5  # seconds
+TICK = 0.25  # seconds
 POLL = 0.2  # seconds between two looks at the store
 FLUSH = 1.0  # seconds within which a verdict is in the store
 SAVED_A_FLUSH = 500  # peers' scores
@@ -53,6 +55,8 @@ class Daemon:
         self._scheduler = AsyncIOScheduler()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
+        self._swept = False  # whether no listed peer has a session left from before
+        self._poll_after = 0.0
 
     @property
     def mode(self) -> str:
@@ -66,8 +70,9 @@ class Daemon:
             loop.add_signal_handler(number, self._stopped.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload()))
         try:
-            await self._begin()
-            notify("READY=1", f"STATUS={self.mode}")
+            async with self._reloading:  # a SIGHUP waits until there is something to reload
+                await self._begin()
+                notify("READY=1", f"STATUS={self.mode}")
             log.info(
                 "ready: %s, ports %s", self.mode, ", ".join(map(str, self._config.protect.ports))
             )
@@ -145,6 +150,8 @@ class Daemon:
         if passed.over:
             self._keeper.write(Action.EXPIRE, passed.over)
             for entry in passed.over:
+                if entry.list is ListName.WHITE:  # it may have stood before a block
+                    self._end_sessions(self._doomed(self._engine.sessions_of(entry.peer)))
                 log.info("%s off %s: its time is over", self._name(entry.peer), entry.list)
 
     async def _dump(self) -> None:
@@ -153,6 +160,9 @@ class Daemon:
                 self._engine.look(assembly.scopes(self._config))
                 self._listener.dump()
             self._listener.dump_if_due(hurry=self._engine.stress > 0)
+            if not self._swept and not self._engine.blind:
+                self._swept = True
+                self._end_sessions(self._doomed(each.key for each in self._engine.sessions))
 
     def _carry_out(self, verdicts: Sequence[Verdict]) -> None:
         """The kernel first, then its sessions, then the store, then the log."""
@@ -160,7 +170,7 @@ class Daemon:
             return
         entries = [verdict.entry for verdict in verdicts]
         self._guard.put([Put(e.list, e.peer, e.expires_at) for e in entries])
-        self._end_sessions([key for verdict in verdicts for key in verdict.sessions])
+        self._end_sessions(self._doomed(key for each in verdicts for key in each.sessions))
         self._keeper.write(Action.ADD, entries)
         for entry in entries:
             log.warning("%s", self._told(entry))
@@ -172,50 +182,70 @@ class Daemon:
     # What comes from the store
 
     async def _poll(self) -> None:
+        now = time.monotonic()
+        if now < self._poll_after:
+            return
         try:
-            recorded = await self._keeper.changes()
-            if recorded is None:
-                await self._start_over()
-            elif recorded:
-                await self._follow(recorded)
+            await self._catch_up(await self._keeper.changes())
         except DpsdError as problem:
             log.error("%s; it is tried again", problem)
+            self._poll_after = now + AGAIN
+
+    async def _catch_up(self, news: News | None) -> None:
+        """Follow what others changed in the store; None: start over."""
+        if news is None:
+            await self._start_over()
+            return
+        if news.records:
+            await self._follow(news.records)
+        before = self._keeper.applied
+        self._keeper.caught_up(news)
+        if self._keeper.applied != before:
+            await self._beat()
 
     async def _follow(self, recorded: Sequence[Recorded]) -> None:
         """Do to the lists and the kernel what was done to the store."""
-        changes: list[Change] = []
-        lists = self._engine.lists
+        engine, changes = self._engine, list[Change]()
         for record in recorded:
             entry = record.entry
             if record.action is Action.ADD:
-                changes.append(lists.put(entry))
-            elif (drop := lists.drop(entry.list, entry.peer)) is not None:
-                changes.append(drop)
+                changes.append(engine.lists.put(entry))
+            else:
+                engine.lists.drop(entry.list, entry.peer)
+                changes.append(Drop(entry.list, entry.peer))  # also when this is done once more
         await self._guard.apply(changes)
         for record in recorded:
-            entry = record.entry
-            if entry.list is ListName.WHITE:
-                continue
-            if record.action is Action.ADD:
-                self._end_sessions(self._doomed(entry.peer))
-            else:
-                self._engine.release(entry.peer)
-        self._keeper.applied = max(self._keeper.applied, recorded[-1].revision)
-        await self._beat()
-        for record in recorded:
-            log.info("%s", self._told(record.entry, record.action))
+            entry, added = record.entry, record.action is Action.ADD
+            if added is not (entry.list is ListName.WHITE):  # its packets may be dropped now
+                self._end_sessions(self._doomed(engine.sessions_of(entry.peer)))
+            if not added and entry.list is not ListName.WHITE:
+                engine.release(entry.peer)
+            log.info("%s", self._told(entry, record.action))
 
-    def _doomed(self, network: Network) -> list[Any]:
-        """The sessions of a network, if its listing now decides."""
-        decisive = self._engine.lists.decisive(network)
-        white = decisive is None or decisive.list is ListName.WHITE
-        return [] if white else self._engine.sessions_of(network)
+    def _doomed(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of these sessions whose peer's packets are dropped."""
+        engine, known = self._engine, dict[bytes, bool]()
+        doomed: list[Key] = []
+        for key in keys:
+            address = engine.sessions.endpoints(key).peer
+            if (dropped := known.get(address)) is None:
+                entry = engine.lists.decisive(ip_network(address))
+                dropped = entry is not None and entry.list is not ListName.WHITE
+                known[address] = dropped
+            if dropped:
+                doomed.append(key)
+        return doomed
 
     async def _start_over(self) -> None:
         """Take the lists from the store as they are there, and bring them into the kernel."""
         entries = await self._keeper.load()
         self._engine.lists = Lists(entries)
-        await self._guard.load()
+        self._swept = False
+        try:
+            await self._guard.load()
+        except DpsdError:
+            self._guard.mend("the lists were read anew")
+            raise
         await self._beat()
         log.warning("the lists were read anew: %d entries", len(entries))
 
@@ -273,25 +303,39 @@ class Daemon:
         """Take up scores and earlier blocks from the store."""
         engine, clock = self._engine, self._clock
         now = clock.now()
+        within = now - self._config.policy.black_within
+        engine.blocks = await self._keeper.run(lambda store: store.blocks_since(within))
         since = now - self._remembered()
         for row in await self._keeper.run(lambda store: store.peers(since)):
             if self._config.peers.size.is_peer(row.peer):
-                evidence = [_evidence(each) for each in row.detail.get("evidence", [])]
+                score, evidence = row.score, [_evidence(e) for e in row.detail.get("evidence", [])]
+                if self._was_released(row):
+                    score, evidence = 0.0, []
                 at, trusted_at = clock.from_wall(row.at), row.detail.get("trusted_at", row.at)
-                peer = engine.scores.restore(row.peer, row.score, at, evidence)
+                peer = engine.scores.restore(row.peer, score, at, evidence)
                 peer.trust = row.detail.get("trust", 0.0)
                 peer.trusted_at = clock.from_wall(trusted_at)
-        within = now - self._config.policy.black_within
-        engine.blocks = await self._keeper.run(lambda store: store.blocks_since(within))
+
+    def _was_released(self, row: PeerRow) -> bool:
+        """Whether a peer's score led to a block that ended while no daemon ran."""
+        blocked = self._engine.blocks.get(row.peer)
+        ended = self._engine.lists.decisive(row.peer) is None
+        return ended and blocked is not None and row.at <= blocked[-1] + FLUSH
 
     async def _adopt(self) -> None:
-        """Take over what the kernel blocks and the store doesn't know, after a crash."""
+        """Take over what the kernel blocks and the store doesn't know, after a crash.
+
+        Only whole peers: prefixes are an operator's, and so in the store before the kernel.
+        """
         lists, now = self._engine.lists, self._clock.now()
+        is_peer = self._config.peers.size.is_peer
         found = await asyncio.to_thread(self._guard.table.adoptable, lists.elements(), now)
         entries = [
             Entry(name, peer, "found in the kernel after a crash", "score", now, until)
             for (name, peer), until in found.items()
-            if not await self._taken_off(name, peer, until)
+            if is_peer(peer)
+            and not self._engine.immune(peer)
+            and not await self._taken_off(name, peer, until)
         ]
         for entry in entries:
             lists.put(entry)
@@ -324,24 +368,28 @@ class Daemon:
         fixed = needs_restart(self._config, config)
         if fixed:
             raise ConfigError(f"{', '.join(fixed)}: a change takes a restart of the daemon")
-        await self._guard.replace(self._spec(config))
-        ports = config.protect.ports != self._config.protect.ports
+        await self._keeper.agree(config.white)
+        try:
+            await self._guard.replace(self._spec(config))
+        except DpsdError:
+            await self._keeper.agree(self._config.white)
+            raise
+        finally:
+            await self._catch_up(await self._keeper.missed())
+        ports, old_ports = config.protect.ports, self._config.protect.ports
         self._config = config
         _set_level(config)
         engine = self._engine
         engine.apply(assembly.policy(config))
         engine.sessions.protects = assembly.protects(config, self._host)
         engine.sessions.established_for = config.forget.established
-        if ports and self._listener is not None:
-            self._listener.watch(config.protect.ports)
+        if ports != old_ports and self._listener is not None:
+            self._listener.watch(ports)
+            for port in set(old_ports) - set(ports):  # no events will tell how those sessions end
+                self._take([(BEGIN, None, 0, 0, port, 0), (END, None, 0, 0, 0, 0)])
             engine.look(assembly.scopes(config))
             self._listener.dump()
-        await self._keeper.agree(config.white)
-        recorded = await self._keeper.missed()
-        if recorded is None:
-            await self._start_over()
-        elif recorded:
-            await self._follow(recorded)
+        self._swept = False
 
     # Words and rows
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from dpsd.core.events import Key
 from dpsd.core.lists import Change, Element
 from dpsd.daemon.clock import Clock
-from dpsd.errors import DpsdError
+from dpsd.errors import DpsdError, KernelError
 from dpsd.kernel import conntrack, sockdiag
 from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.nftset import Table, TableSpec, Watch
@@ -35,20 +35,31 @@ class Guard:
         self._wanted = wanted
         self._thread = ThreadPoolExecutor(1, "kernel")
         self._watch: Watch | None = None
+        self._lock = asyncio.Lock()  # one load at a time
         self._loading = False
+        self._failures = 0  # of loads
         self._broken = False
         self._meanwhile: list[Change] = []
         self._repair: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Bring the whole table into the kernel at once. KernelError, NotPermitted."""
+        async with self._lock:
+            await self._load()
+
+    async def _load(self) -> None:
         self._loading = True
         try:
             await self._run(self.table.load, dict(self._wanted()), self._clock.now())
+            while self._meanwhile:
+                late, self._meanwhile = self._meanwhile, []
+                await self._run(self.table.apply, late, self._clock.now())
+        except DpsdError:
+            self._failures += 1
+            raise
         finally:
             self._loading = False
-        late, self._meanwhile = self._meanwhile, []
-        await self._run(self.table.apply, late, self._clock.now())
+            self._meanwhile = []  # after a failure the next load has them
 
     def watch(self) -> None:
         """From now on notice what others do to the table, and mend it."""
@@ -57,16 +68,20 @@ class Guard:
 
     async def replace(self, spec: TableSpec) -> None:
         """Go on with a table of another configuration."""
-        if spec == self.table.spec:
-            return
-        old, self.table = self.table, Table(spec)
-        try:
-            await self.load()
-        except DpsdError:
-            self.table.close()
-            self.table = old
-            raise
-        old.close()
+        async with self._lock:
+            if spec == self.table.spec:
+                return
+            old, self.table = self.table, Table(spec)
+        if self._watch is not None:
+            self._watch.learn()  # that the new table's sockets are our own
+            try:
+                await self._load()
+            except DpsdError:
+                self.table.close()
+                self.table = old
+                self.mend("another configuration of it failed")
+                raise
+            old.close()
 
     def put(self, changes: Sequence[Change]) -> None:
         """Bring changes of single peers into the kernel now: about 0.1 ms.
@@ -83,16 +98,26 @@ class Guard:
             self.mend("a change failed")
 
     async def apply(self, changes: Sequence[Change]) -> None:
-        """Bring any changes into the kernel; prefixes may take long. KernelError."""
+        """Bring any changes into the kernel; prefixes may take long. KernelError, and a repair."""
         if self._loading:
             self._meanwhile += changes
+            failures = self._failures
+            async with self._lock:
+                if self._failures != failures:
+                    raise KernelError("table inet dpsd could not be loaded")
             return
-        await self._run(self.table.apply, changes, self._clock.now())
+        try:
+            await self._run(self.table.apply, changes, self._clock.now())
+        except DpsdError:
+            self.mend("a change failed")
+            raise
 
     async def reconcile(self) -> None:
         """Compare the kernel with what is wanted, and mend what differs."""
         try:
-            found = await self._run(self.table.differences, dict(self._wanted()), self._clock.now())
+            async with self._lock:
+                wanted = dict(self._wanted())
+                found = await self._run(self.table.differences, wanted, self._clock.now())
         except DpsdError as problem:
             log.error("%s", problem)
             return

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from dpsd.core.lists import Entry, ListName
@@ -26,6 +26,14 @@ CONFIG_SOURCE = "config"
 MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What others changed in the store, and the revision that one has come to with it."""
+
+    records: list[Recorded]
+    revision: int
+
+
 class Keeper:
     """The daemon's hand on the store. Entries go in and come out in the engine's time."""
 
@@ -39,6 +47,7 @@ class Keeper:
         self._waiting: list[Record] = []
         self._started_at = time.time()
         self._failing = False
+        self._behind = False  # there is news that isn't applied yet
         self._last_beat: tuple[str, int, dict[str, Any]] | None = None
 
     async def run(self, work: Callable[[Store], T]) -> T:
@@ -71,10 +80,12 @@ class Keeper:
         self._thread.shutdown()
 
     async def load(self) -> list[Entry]:
-        """Every entry in force, and remember which revision that is."""
+        """Every entry in force, what waits to be written too; and remember which revision it is."""
         self.applied = await self.run(Store.revision)
         entries = await self.run(lambda store: store.entries(time.time()))
-        return [self._inward(entry) for entry in entries]
+        self._behind = False
+        waiting = [record.entry for record in self._waiting if record.action is Action.ADD]
+        return [self._inward(entry) for entry in (*entries, *waiting)]
 
     async def agree(self, white: Iterable[Network]) -> None:
         """Make the entries that come from the configuration those, and no others."""
@@ -95,22 +106,30 @@ class Keeper:
 
         await self.run(work)
 
-    async def changes(self) -> list[Recorded] | None:
-        """What others changed since the last call; None: read everything again.
+    async def changes(self) -> News | None:
+        """What others changed and isn't applied yet; None: read everything again.
 
-        What they changed counts as applied once told(); the daemon's own records aren't returned.
+        It comes again with each call until caught_up() is told of it. Costs next to nothing while
+        nobody writes.
         """
-        if not await self.run(Store.changed):
-            return []
+        if not self._behind and not await self.run(Store.changed):
+            return News([], self.applied)
         return await self.missed()
 
-    async def missed(self) -> list[Recorded] | None:
+    async def missed(self) -> News | None:
         """What others changed since `applied`; None: read everything again."""
+        self._behind = True
         number = self.applied
         recorded = await self.run(lambda store: store.since(number))
         if recorded is None:
             return None
-        return [replace(r, entry=self._inward(r.entry)) for r in recorded if r.node != self.node]
+        others = [replace(r, entry=self._inward(r.entry)) for r in recorded if r.node != self.node]
+        return News(others, recorded[-1].revision if recorded else number)
+
+    def caught_up(self, news: News) -> None:
+        """The engine and the kernel have it."""
+        self.applied = max(self.applied, news.revision)
+        self._behind = False
 
     def write(self, action: Action, entries: Iterable[Entry]) -> None:
         """Let entries be written with the next flush; now is when it happened."""

@@ -16,7 +16,7 @@ Take = Callable[[Sequence[Event]], None]
 Keep = Callable[[bytes], None]
 
 LINGER = 0.002  # seconds that events are let gather after a batch that wasn't full
-DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.8  # seconds between two dumps, at least
+DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.2  # seconds between two dumps, at least
 DUMP_SHARE, DUMP_SHARE_HURRY = 0.05, 0.2  # of a processor, at most
 
 

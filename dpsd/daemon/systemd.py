@@ -3,16 +3,18 @@
 import os
 import socket
 import time
+from contextlib import suppress
 
 
 def notify(*lines: str) -> None:
-    """Tell the service manager, if there is one; lines such as "READY=1"."""
+    """Tell the service manager, if there is one and it listens; lines such as "READY=1"."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         name = "\0" + address[1:] if address.startswith("@") else address
-        sock.sendto("\n".join(lines).encode(), name)
+        with suppress(OSError):  # nobody is there any more: no reason to stop working
+            sock.sendto("\n".join(lines).encode(), name)
 
 
 def reloading() -> tuple[str, str]:

@@ -283,6 +283,18 @@ class Decoder:
         return None
 
 
+def messages(datagram: bytes) -> Iterator[tuple[int, int]]:
+    """(start, end) of each whole message in a datagram, with its padding."""
+    at = 0
+    while at + HEADER.size <= len(datagram):
+        length = HEADER.unpack_from(datagram, at)[0]
+        if length < HEADER.size or at + length > len(datagram):
+            return
+        end = min(at + (length + 3 & ~3), len(datagram))
+        yield at, end
+        at = end
+
+
 def endpoints(key: bytes) -> Endpoints:
     """What a session's key says. Raises ValueError for bytes that are no key."""
     if len(key) not in _TUPLES:

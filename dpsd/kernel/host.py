@@ -1,5 +1,6 @@
 """This host's own addresses, gateways and name servers: who is protected, and never listed."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -54,8 +55,8 @@ def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
                 for route in routes.get_routes(family=family):
                     if route["table"] == LOCAL_TABLE and route["type"] == RTN_LOCAL:
                         _add_local(route, own, prefixes)
-                    elif (gateway := _default_gateway(route)) is not None:
-                        gateways.add(gateway)
+                    elif route["type"] == RTN_UNICAST and not route["dst_len"]:
+                        gateways.update(_gateways(route))
     except OSError as problem:
         raise KernelError(f"the routing tables can't be read: {problem}") from None
     return Host(frozenset(own), tuple(prefixes), (*gateways, *_name_servers(resolv_conf)))
@@ -69,10 +70,14 @@ def _add_local(route: Any, own: set[bytes], prefixes: list[Network]) -> None:
         prefixes.append(network)
 
 
-def _default_gateway(route: Any) -> Network | None:
-    if route["dst_len"] or route["type"] != RTN_UNICAST or not route.get_attr("RTA_GATEWAY"):
-        return None
-    return parse_network(route.get_attr("RTA_GATEWAY"))
+def _gateways(route: Any) -> Iterator[Network]:
+    """Where a route leads: to one gateway, perhaps of the other IP version, or to several."""
+    if (address := route.get_attr("RTA_GATEWAY")) is not None:
+        yield parse_network(address)
+    if (other := route.get_attr("RTA_VIA")) is not None:
+        yield parse_network(other["addr"])
+    for hop in route.get_attr("RTA_MULTIPATH") or ():
+        yield from _gateways(hop)
 
 
 def _name_servers(path: Path) -> list[Network]:

@@ -76,12 +76,10 @@ class Table:
         for element, until in elements.items():
             if not self.spec.size.is_peer(element[1]):
                 nets[self.spec.set_of(element)][element[1]] = until
-        commands = [redefining(render(self.spec))]
         with self._nft_lock, self._hosts_lock:
             start = monotonic()
-            for name, holds in wanted(self.spec, elements, now).items():
-                commands += _adding(name, holds, now)
-            self._run(commands)
+            sets = wanted(self.spec, elements, now)
+            self._run([_filled(redefining(render(self.spec)), sets, now)])
             self._late = monotonic() - start
             self._nets = nets
             self._rules = self._describe()
@@ -126,10 +124,9 @@ class Table:
         """
         commands = [f"flush chain inet {TABLE} prerouting"]
         commands += (f"delete set inet {TABLE} {name}" for name in nets)
-        commands.append(part(self.spec, [*(f"set {name}" for name in nets), "chain prerouting"]))
-        for name, networks in nets.items():
-            commands += _adding(name, disjoint(networks), now)
-        return commands
+        blocks = part(self.spec, [*(f"set {name}" for name in nets), "chain prerouting"])
+        covers = {name: disjoint(networks) for name, networks in nets.items()}
+        return [*commands, _filled(blocks, covers, now)]
 
     def read(self, now: float) -> Sets | None:
         """What the kernel's sets hold and until when; None if the table or a set isn't there.
@@ -241,13 +238,24 @@ class Table:
         return found
 
 
-def _adding(name: str, elements: Elements, now: float) -> Iterator[str]:
-    if elements:
-        listed = ", ".join(
-            f"{network if name in NETS else network.network_address}{_timeout(until, now)}"
-            for network, until in elements.items()
-        )
-        yield f"add element inet {TABLE} {name} {{ {listed} }}"
+def _filled(ruleset: str, sets: Sets, now: float) -> str:
+    """A ruleset whose sets come with these elements.
+
+    For commands that add elements to a set libnftables 1.0.6 first fetches the elements of every
+    interval set of the machine, again and again for as long as anything changes.
+    """
+    for name, elements in sets.items():
+        if elements:
+            members = f"elements = {{ {_members(name, elements, now)} }}; "
+            ruleset = ruleset.replace(f"\tset {name} {{ ", f"\tset {name} {{ {members}", 1)
+    return ruleset
+
+
+def _members(name: str, elements: Elements, now: float) -> str:
+    return ", ".join(
+        f"{network if name in NETS else network.network_address}{_timeout(until, now)}"
+        for network, until in elements.items()
+    )
 
 
 def _timeout(until: float | None, now: float) -> str:
@@ -287,7 +295,8 @@ def _replacing(hosts: Sets, now: float) -> Iterator[str]:
         gone = ", ".join(str(network.network_address) for network in changed)
         yield f"add element inet {TABLE} {name} {{ {gone} }}"
         yield f"delete element inet {TABLE} {name} {{ {gone} }}"
-        yield from _adding(name, _in_force(changed, now), now)
+        if new := _in_force(changed, now):
+            yield f"add element inet {TABLE} {name} {{ {_members(name, new, now)} }}"
 
 
 def _network(key: bytes, prefix: int) -> Network:
