@@ -243,7 +243,7 @@ class Engine:
             return 0.0
         cost = what * self.policy.overstay_cost(self.stress)
         if session.state != State.ESTABLISHED:
-            cost = min(cost, self.policy.closing_most - session.charged)
+            cost = max(0.0, min(cost, self.policy.closing_most - session.charged))
         first = not session.charged
         session.charged += cost
         return self._charge(peer, Kind.OVERSTAY, state, cost, now, count=int(first))

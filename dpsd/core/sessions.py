@@ -43,8 +43,8 @@ class Session:
     """One connection with a proven handshake.
 
     since: when it entered its state; progress: what dumps told of it, None before the first;
-    charged: what its overstays cost its peer, slot-seconds; reaped: whether it is being ended; round:
-    the last dump that had it.
+    charged: slot-seconds that its overstays cost its peer; reaped: whether it is being ended;
+    round: the last dump that had it.
     """
 
     __slots__ = (

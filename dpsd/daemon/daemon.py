@@ -146,7 +146,9 @@ class Daemon:
     async def _tick(self) -> None:
         passed = self._engine.tick(self._clock.now())
         self._carry_out(passed.verdicts)
-        self._end_sessions(passed.ended)
+        if passed.ended:
+            log.info("ended %d useless sessions: slots run short", len(passed.ended))
+            self._end_sessions(passed.ended)
         if passed.over:
             self._keeper.write(Action.EXPIRE, passed.over)
             for entry in passed.over:
