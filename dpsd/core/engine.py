@@ -65,9 +65,7 @@ class Engine:
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
         self.immune = immune
         self.lost = 0  # how often events were lost
-        self.leaks: dict[str, float] = defaultdict(
-            float
-        )  # overstays of the server, slot-seconds by state
+        self.leaks: dict[str, float] = defaultdict(float)  # the server's overstays, by state
         self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
         self.stress = 0.0
         self._stressed_at = 0.0
@@ -142,11 +140,13 @@ class Engine:
 
     def _reap(self, now: float) -> tuple[list[Verdict], list[Key]]:
         """Make room when slots run out: end useless sessions, and charge their peers."""
-        if not self.stress or self.blind:
-            return [], []
         policy = self.policy
         room = self.sessions.occupying() - int(policy.stress_until * policy.slots)
-        reaped = reap(self.sessions, room, policy.reap_after)
+        if not self.stress or self.blind or room <= 0:
+            return [], []
+        spared = {key: self._spares(key) for key in {session.peer for session in self.sessions}}
+        ours = (session for session in self.sessions if not spared[session.peer])
+        reaped = reap(ours, room, policy.reap_after)
         guilty: dict[bytes, Peer] = {}
         for session in reaped:
             session.reaped = True
@@ -158,6 +158,11 @@ class Engine:
                 if score >= policy.block_at * self.scores.patience(peer, now):
                     guilty[peer.key] = peer
         return self._sentence(guilty, now), [session.key for session in reaped]
+
+    def _spares(self, key: bytes) -> bool:
+        """Whether nothing is done to a peer, whatever it costs."""
+        network = self.size.network_of_key(key)
+        return self.lists.covering(ListName.WHITE, network) is not None or self.immune(network)
 
     def release(self, network: Network) -> None:
         """Let peers that left a list start with a clean slate."""
