@@ -1,6 +1,7 @@
 """From a configuration to the parts that it describes, for the daemon and for a replay."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from dpsd.config import Config
 from dpsd.core.engine import Engine
@@ -67,6 +68,7 @@ def protects(config: Config, host: Host) -> Callable[[bytes, int], bool]:
     behind = Host(own_prefixes=config.protect.addresses) if config.protect.addresses else host
     own = behind.own
 
+    @lru_cache(1024)  # asked once or twice for each session
     def protected(address: bytes, port: int) -> bool:
         return port in ports and (address in own or behind.is_own(address))
 

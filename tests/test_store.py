@@ -273,15 +273,16 @@ def test_history_is_told_newest_first(store: Store) -> None:
     assert [row.revision for row in store.history(entry().peer)] == [4, 3, 1]
 
 
-def test_blocks_since_counts_verdicts_only(store: Store) -> None:
+def test_blocks_since_counts_verdicts_that_nobody_lifted(store: Store) -> None:
     other = entry("198.51.100.7/32", created=30.0)
     by_hand, black = entry(created=40.0, source="operator"), entry(name=BLACK, created=50.0)
     first, second = entry(created=10.0), entry(created=20.0)
     for each in (first, second, other, by_hand, black):
         store.commit([add(each)])
-    store.commit([remove(second)])
     assert store.blocks_since(10.0) == {first.peer: [10.0, 20.0], other.peer: [30.0]}
     assert store.blocks_since(10.1) == {first.peer: [20.0], other.peer: [30.0]}
+    store.commit([remove(second)])
+    assert store.blocks_since(10.0) == {other.peer: [30.0]}
 
 
 def test_prune_forgets_what_is_over(store: Store) -> None:

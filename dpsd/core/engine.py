@@ -18,8 +18,18 @@ from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.progress import words
 from dpsd.core.reaper import reap
-from dpsd.core.scores import Evidence, Kind, Peer, Scores
-from dpsd.core.sessions import Note, Noted, Scope, Session, Sessions
+from dpsd.core.scores import Kind, Peer, Scores
+from dpsd.core.sessions import (
+    CLOSED,
+    ESTABLISHED,
+    GONE,
+    OPENED,
+    Note,
+    Noted,
+    Scope,
+    Session,
+    Sessions,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +154,8 @@ class Engine:
         room = self.sessions.occupying() - int(policy.stress_until * policy.slots)
         if not self.stress or self.blind or room <= 0:
             return [], []
-        spared = {key: self._spares(key) for key in {session.peer for session in self.sessions}}
-        ours = (session for session in self.sessions if not spared[session.peer])
+        spared = self._spared()
+        ours = (session for session in self.sessions if session.key not in spared)
         reaped = reap(ours, room, policy.reap_after)
         guilty: dict[bytes, Peer] = {}
         for session in reaped:
@@ -159,10 +169,22 @@ class Engine:
                     guilty[peer.key] = peer
         return self._sentence(guilty, now), [session.key for session in reaped]
 
-    def _spares(self, key: bytes) -> bool:
-        """Whether nothing is done to a peer, whatever it costs."""
-        network = self.size.network_of_key(key)
-        return self.lists.covering(ListName.WHITE, network) is not None or self.immune(network)
+    def _spared(self) -> set[Key]:
+        """The sessions that are never ended: of white addresses and of immune ones."""
+        by_address: dict[bytes, list[Key]] = defaultdict(list)
+        for session in self.sessions:
+            by_address[self.sessions.endpoints(session.key).peer].append(session.key)
+        spared: set[Key] = set()
+        for address, keys in by_address.items():
+            host = ip_network(address)
+            if self.lists.covering(ListName.WHITE, host) is not None or self.immune(host):
+                spared.update(keys)
+        return spared
+
+    def forgive(self, network: Network) -> None:
+        """An operator took peers off a list: what they did before counts no more."""
+        self.blocks.pop(network, None)
+        self.release(network)
 
     def release(self, network: Network) -> None:
         """Let peers that left a list start with a clean slate."""
@@ -207,16 +229,16 @@ class Engine:
         guilty: dict[bytes, Peer] = {}
         limit = self.policy.block_at
         for note, session, what in notes:
-            if note == Note.OPENED:
+            if note == OPENED:
                 peer, allowed = self.scores.opened(session.peer, now)
                 if allowed:
                     continue
                 score = self._charge(peer, Kind.CHURN, "", self.policy.churn_cost, now)
+            elif note == CLOSED:
+                self._closed(session, now)
+                continue
             elif note == Note.FOUND:
                 self.scores.peer(session.peer, now).open += 1
-                continue
-            elif note == Note.CLOSED:
-                self._closed(session, now)
                 continue
             else:
                 peer = self.scores.peer(session.peer, now)
@@ -236,7 +258,7 @@ class Engine:
     def _charge_rare(
         self, note: Note, peer: Peer, session: Session, what: float | Measure | None, now: float
     ) -> float:
-        if note == Note.GONE and isinstance(what, Measure):
+        if note == GONE and isinstance(what, Measure):
             return self._measured(peer, session, what, now)
         if note == Note.RESET:
             return self._reset(peer, session, now)
@@ -267,7 +289,7 @@ class Engine:
         if measure.octets is None or session.key in self._ended:
             self._ended.discard(session.key)
             return 0.0
-        if session.state == State.ESTABLISHED:  # nobody closed it: it was taken from the table
+        if session.state == ESTABLISHED:  # nobody closed it: it was taken from the table
             return 0.0
         said = words(measure, self.sessions.version(session))
         if said >= policy.delivered_bytes and session.state != State.CLOSE:
@@ -345,7 +367,11 @@ WORDS = {
 
 def account(peer: Peer) -> str:
     """A peer's evidence in words, the costliest first."""
-    parts: list[Evidence] = sorted(peer.evidence.values(), key=lambda e: -e.cost)
+    parts = sorted(peer.evidence.values(), key=lambda e: -e.cost)
     return ", ".join(
-        f"{WORDS.get((e.kind, e.state), e.kind)} {e.cost:.0f} ({e.count} sessions)" for e in parts
+        f"{WORDS.get((e.kind, e.state), e.kind)} {e.cost:.0f} ({_sessions(e.count)})" for e in parts
     )
+
+
+def _sessions(count: int) -> str:
+    return "1 session" if count == 1 else f"{count} sessions"

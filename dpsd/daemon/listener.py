@@ -15,7 +15,8 @@ log = logging.getLogger("dpsd")
 Take = Callable[[Sequence[Event]], None]
 Keep = Callable[[bytes], None]
 
-LINGER = 0.002  # seconds that events are let gather after a batch that wasn't full
+LINGER = 0.004  # seconds that events are let gather after a batch that wasn't full
+AGAIN = 1.0  # seconds until a receive that failed is tried again
 DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.2  # seconds between two dumps, at least
 DUMP_SHARE, DUMP_SHARE_HURRY = 0.05, 0.2  # of a processor, at most
 
@@ -45,7 +46,7 @@ class Listener:
     def start(self) -> None:
         """Listen from now on, in the running loop, and ask for a first dump."""
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._events.fileno(), self._receive)
+        self._loop.add_reader(self._events.fileno(), self._wake)
         self._loop.add_reader(self._dump.fileno(), self._receive_dump)
         self.dump()
 
@@ -78,22 +79,37 @@ class Listener:
         self._events.close()
         self._dump.close()
 
+    def _wake(self) -> None:
+        """Events came after a quiet time: from now on look for them by the clock.
+
+        That costs far less than to be woken for each, and to watch the socket anew every time.
+        """
+        if self._loop is not None:
+            self._loop.remove_reader(self._events.fileno())
+            self._receive()
+
     def _receive(self) -> None:
+        if self._loop is None:
+            return
         try:
             spans = self._events.receive()
         except LostEvents:
+            self._loop.call_soon(self._receive)
             self._lost()
             return
+        except KernelError as problem:
+            self._loop.call_later(AGAIN, self._receive)
+            log.error("%s", problem)
+            return
+        if not spans:
+            self._loop.add_reader(self._events.fileno(), self._wake)
+            return
+        if len(spans) == BATCH:
+            self._loop.call_soon(self._receive)
+        else:
+            self._loop.call_later(LINGER, self._receive)
         self.received += len(spans)
         self._decode(self._events.buffer, spans)
-        # One wake-up for many events costs far less than one for each.
-        if self._loop is not None and len(spans) < BATCH:
-            self._loop.remove_reader(self._events.fileno())
-            self._loop.call_later(LINGER, self._resume)
-
-    def _resume(self) -> None:
-        if self._loop is not None:
-            self._loop.add_reader(self._events.fileno(), self._receive)
 
     def _lost(self) -> None:
         log.warning("conntrack events were lost: judging nobody until the table has been read")

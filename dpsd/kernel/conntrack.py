@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from operator import add
 from pathlib import Path
 
 from dpsd.core.events import State
@@ -107,10 +108,8 @@ class Events:
             if number == errno.ENOBUFS:
                 raise LostEvents
             raise KernelError(f"conntrack events can't be received: {os.strerror(number)}")
-        return [
-            (start, start + length)
-            for start, length in zip(self._starts, self._lengths[:count].tolist(), strict=False)
-        ]
+        ends = map(add, self._starts, self._lengths[:count].tolist())
+        return list(zip(self._starts, ends, strict=False))
 
     def close(self) -> None:
         """Stop receiving."""

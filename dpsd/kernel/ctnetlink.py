@@ -9,9 +9,11 @@ Sources: include/uapi/linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_co
 
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from struct import Struct, calcsize
+from typing import Any
 
 from dpsd.core.events import BEGIN, DESTROY, END, ENTRY, LOST, UPDATE, Endpoints, Event, Measure
 
@@ -116,15 +118,16 @@ class Shape:
     """Offsets of one layout.
 
     `values` reads the key and the wanted values in the order in which they lie; `pick` brings
-    them into the order of an event (None: they lie so already). `headers` reads what all messages
-    of the shape have alike, the headers of the attributes and nests that the values stand in and
-    all of the key but its addresses and ports; it must equal `fixed`.
+    them into the order of an event (None: they lie so already), with None, put behind them, for
+    what is absent. `headers` reads what all messages of the shape have alike, their length, type
+    and flags, the headers of the attributes and nests that the values stand in and all of the key
+    but its addresses and ports; it must equal `fixed`.
     """
 
     kind: int
     size: int
     values: Struct
-    pick: tuple[int | None, ...] | None
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None
     headers: Struct
     fixed: tuple[bytes, ...]
 
@@ -132,14 +135,16 @@ class Shape:
         """The event that the message at this offset is."""
         found = self.values.unpack_from(buffer, at)
         if self.pick is not None:
-            found = tuple([None if place is None else found[place] for place in self.pick])
+            found = self.pick((*found, None))
         if self.kind == UPDATE:
             return (UPDATE, *found)
         if self.kind == ENTRY:
-            key, status, state, peer_flags, server_flags, *measured = found
-            return (ENTRY, key, status, state, (peer_flags, server_flags), Measure(*measured))
-        key, status, state, *measured = found
-        return (DESTROY, key, status, state or 0, None, Measure(None, *measured))
+            return (ENTRY, *found[:3], found[3:5], Measure._make(found[5:]))
+        key, status, state = found[:3]
+        return (DESTROY, key, status, state or 0, None, Measure._make((None, *found[3:])))
+
+
+_NEVER = Shape(UPDATE, -1, Struct(""), None, Struct(""), ())
 
 
 def learn(message: bytes, kind: int) -> Shape | None:
@@ -162,7 +167,7 @@ def learn(message: bytes, kind: int) -> Shape | None:
         kind=kind,
         size=HEADER.unpack_from(message)[0],
         values=_struct((at, _FORMATS.get(path, f"{size}s")) for at, size, path in present),
-        pick=None if order == [*wanted] else tuple(_position(order, path) for path in wanted),
+        pick=None if order == [*wanted] else itemgetter(*_positions(order, wanted)),
         headers=headers,
         fixed=headers.unpack_from(message),
     )
@@ -175,18 +180,20 @@ def _has_key(message: bytes, layout: Layout) -> bool:
     return size in _TUPLES and key == key_of(endpoints(key))
 
 
-def _position(order: list[Path], path: Path) -> int | None:
-    return order.index(path) if path in order else None
+def _positions(order: list[Path], wanted: Iterable[Path]) -> Iterator[int]:
+    for path in wanted:
+        yield order.index(path) if path in order else len(order)
 
 
 def _headers(layout: Layout, order: Iterable[Path]) -> Iterator[tuple[int, str]]:
     """(offset, format) of all that messages of one shape have alike, but for what isn't read.
 
-    That is the headers of the given attributes and of the nests around them, and the whole key
-    without its addresses and ports.
+    That is length, type and flags, the headers of the given attributes and of the nests around
+    them, and the whole key without its addresses and ports.
     """
     paths = {path[:depth] for path in order for depth in range(1, len(path) + 1)}
     spans = [(layout[path][0] - ATTRIBUTE.size, layout[path][0]) for path in paths]
+    spans.append((0, _ALIKE.size))
     at, size = layout[_KEY]
     for gap, length in _FIXED[size]:
         spans.append((at + gap, at + gap + length))
@@ -214,6 +221,7 @@ class Decoder:
     def __init__(self) -> None:
         self.skipped = 0
         self._shapes: dict[tuple[int], list[Shape]] = {}
+        self._usual = _NEVER  # the shape of most messages: tried first, at less cost
 
     def decode(self, buffer: bytes | bytearray, spans: Iterable[tuple[int, int]]) -> list[Event]:
         """The events in the datagrams that lie at the given (start, end) of the buffer.
@@ -222,7 +230,12 @@ class Decoder:
         """
         events: list[Event] = []
         shapes = self._shapes
+        size, fixed = self._usual.size, self._usual.fixed
+        headers, values = self._usual.headers.unpack_from, self._usual.values.unpack_from
         for start, end in spans:
+            if end - start == size and headers(buffer, start) == fixed:
+                events.append((UPDATE, *values(buffer, start)))
+                continue
             at = start
             while at + HEADER.size <= end:
                 # Whatever has length, type and flags alike almost surely has one shape.
@@ -230,10 +243,9 @@ class Decoder:
                     if at + shape.size <= end and (
                         shape.headers.unpack_from(buffer, at) == shape.fixed
                     ):
+                        events.append(shape.event(buffer, at))
                         if shape.kind == UPDATE and shape.pick is None:
-                            events.append((UPDATE, *shape.values.unpack_from(buffer, at)))
-                        else:
-                            events.append(shape.event(buffer, at))
+                            self._usual = shape
                         at += shape.size + 3 & ~3
                         break
                 else:

@@ -228,21 +228,26 @@ class Store:
             return [to_recorded(row) for row in db.execute(query)]
 
     def blocks_since(self, at: float, source: str = "score") -> dict[Network, list[float]]:
-        """When each peer was blocked by a source at or after an instant, oldest first."""
+        """When each peer was blocked by a source at or after an instant, oldest first.
+
+        What somebody took off the list again doesn't count, nor what came before it.
+        """
         query = (
-            select(history.c.peer, history.c.at)
+            select(history.c.peer, history.c.at, history.c.action, history.c.source)
             .where(
                 history.c.at >= at,
-                history.c.action == Action.ADD.value,
+                history.c.action.in_((Action.ADD.value, Action.REMOVE.value)),
                 history.c.list == ListName.BLOCK.value,
-                history.c.source == source,
             )
-            .order_by(history.c.at)
+            .order_by(history.c.at, history.c.id)
         )
         blocks: dict[str, list[float]] = defaultdict(list)
         with self._reading() as db:
-            for peer, when in db.execute(query):
-                blocks[peer].append(when)
+            for row in db.execute(query):
+                if row.action == Action.REMOVE.value:
+                    blocks.pop(row.peer, None)
+                elif row.source == source:
+                    blocks[row.peer].append(row.at)
             return {network(text): times for text, times in blocks.items()}
 
     def prune(self, now: float, history_for: float, peers_for: float, node: str = "") -> Pruned:

@@ -2,8 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,14 +22,14 @@ from dpsd.core.events import (
     State,
 )
 from dpsd.core.lists import Drop, Entry, ListName, Lists
-from tests.core.transcript import PLAIN, SIZE, Stage, endpoints, network, protects
+from tests.core.transcript import PLAIN, SIZE, Stage, endpoints, network, peers, protects
 
 A, B, C = "203.0.113.1", "203.0.113.2", "203.0.113.3"
 V6, SAME_64, OTHER_64 = "2001:db8:5::1", "2001:db8:5::2:2", "2001:db8:5:1::1"
 HELD = "SYN_RECV ESTABLISHED"
 
 
-def crowd(peer: str, number: int, words: str = HELD, at: float = 0, first: int = 1) -> str:
+def crowd(peer: str, number: int, words: str = HELD, *, at: float = 0, first: int = 1) -> str:
     """So many sessions of a peer that do the same."""
     return "\n".join(f"{at} {peer}#{n} {words}" for n in range(first, first + number))
 
@@ -51,7 +49,7 @@ def test_silence_beyond_the_proper_time(counts: bool) -> None:
     assert stage.evidence(A)["overstay ESTABLISHED"] == pytest.approx(40, abs=6)
     stage.until(400)
     ((at, *verdict),) = stage.verdicts
-    assert at == pytest.approx(360, abs=6)
+    assert at == pytest.approx(365, abs=6)
     assert verdict == ["block", A, at + 600.0]
 
 
@@ -80,7 +78,18 @@ def test_vanished_before_the_last_ack() -> None:
     assert stage.verdicts == [(91.0, "block", A, 691.0)]  # scores fade a little
     (_, verdict), *_ = stage.said
     assert verdict.sessions == [stage.key(f"{A}#1")]
-    assert verdict.entry.reason == "60 slot-seconds: vanished before the last ACK 61 (1 sessions)"
+    assert verdict.entry.reason == "61 slot-seconds: vanished before the last ACK 61 (1 session)"
+
+
+def test_what_one_session_costs_while_it_is_closed_is_bounded() -> None:
+    stage = Stage({"closing_most": 20.0}, dumps=5).play(f"0 {A} {HELD} FIN_WAIT/peer LAST_ACK")
+    assert stage.until(1000).evidence(A) == {"overstay LAST_ACK": 20.0}
+    stage.play(f"1000 {B} {HELD}").until(1340)
+    silent = stage.evidence(B)["overstay ESTABLISHED"]
+    assert silent > 20
+    assert stage.play(f"1340 {B} FIN_WAIT/server").until(2000).evidence(B) == {
+        "overstay ESTABLISHED": silent
+    }
 
 
 def test_many_sessions_add_up() -> None:
@@ -146,7 +155,7 @@ def test_time_wait_beyond_the_allowance() -> None:
     closed = f"{HELD} says=500 FIN_WAIT/peer LAST_ACK TIME_WAIT"
     stage = Stage().play(crowd(A, 8, closed))
     assert stage.evidence(A) == {"time_wait": 1.5}
-    stage.play(crowd(A, 8, "GONE", at=1)).play(crowd(A, 5, closed, at=2, first=10))
+    stage.play(crowd(A, 8, "GONE", at=1)).play(crowd(A, 5, closed, at=9, first=10))
     assert stage.evidence(A) == {"time_wait": 1.5}
 
 
@@ -172,9 +181,10 @@ def test_an_old_kernel_tells_no_last_state() -> None:
 def test_scores_fade() -> None:
     stage = Stage({"half_life": 60.0}).play(crowd(A, 40)).until(60)
     assert stage.score(A) == pytest.approx(15.0)
-    stage.play(crowd(A, 94, at=60, first=100))
-    assert stage.score(A) == pytest.approx(15 + 84 / 1)  # ten were refilled
-    assert stage.listed == [A]
+    stage.play(crowd(A, 54, at=60, first=100))  # ten were refilled
+    assert stage.score(A) == pytest.approx(59.0)
+    assert not stage.listed
+    assert stage.play(crowd(A, 1, at=60, first=200)).listed == [A]
     assert Stage({"half_life": 60.0}).play(crowd(A, 40)).until(6000).score(A) < 1e-9
 
 
@@ -193,17 +203,11 @@ def test_proper_times_shrink_and_costs_grow_as_slots_run_out() -> None:
 def test_slots_are_taken_from_the_greediest_when_they_run_out() -> None:
     stage = Stage({"slots": 10, "reap_after": 5.0, "block_at": 1e6}, dumps=1)
     stage.play(crowd(A, 8)).play(f"0 {B} {HELD}").play(f"0 {C} {HELD}")
-    ended: list[Any] = []
-    for at in range(1, 9):
-        stage.until(at - 0.5)
-        stage._dump()
-        passed = stage.engine.tick(at - 0.25)
-        ended += passed.ended
-        stage.until(at)
-    assert ended
-    assert {key[0] for key in ended} == {A}
-    assert set(stage.evidence(A)) >= {"crowd"}
-    assert stage.evidence(B).get("crowd") is None
+    stage.until(60)
+    assert [key[0] for key in stage.ended] == [A, A]
+    assert stage.states == {"ESTABLISHED": 8}
+    assert stage.evidence(A)["crowd"] > 0
+    assert "crowd" not in {**stage.evidence(B), **stage.evidence(C)}
 
 
 # Sentences
@@ -212,7 +216,7 @@ def test_slots_are_taken_from_the_greediest_when_they_run_out() -> None:
 def test_blocks_double_then_it_is_black() -> None:
     stage = Stage()
     for round_ in range(4):
-        stage.play(crowd(A, 80, f"{HELD} CLOSE", at=10000.0 * round_, first=1000 * round_))
+        stage.play(crowd(A, 80, at=10000 * round_, first=1000 * round_))
     assert stage.verdicts == [
         (0.0, "block", A, 600.0),
         (10000.0, "block", A, 11200.0),
@@ -291,8 +295,8 @@ def test_white_hosts_of_a_listed_peer_keep_their_sessions() -> None:
     stage.engine.lists.put(block(f"{SAME_64}/128", name=ListName.WHITE))
     stage.play(crowd(SAME_64, 1)).play(crowd(V6, 80))
     (_, verdict) = stage.said[0]
-    assert {key[0] for key in verdict.sessions} == {V6}
-    assert {key[0] for key in stage.engine.sessions_of(network("2001:db8:5::/48"))} == {V6}
+    assert peers(verdict.sessions) == {V6}
+    assert peers(stage.engine.sessions_of(network("2001:db8:5::/48"))) == {V6}
 
 
 def test_immune_peers_are_never_listed() -> None:
@@ -312,7 +316,7 @@ def test_what_an_operator_listed_isnt_listed_again() -> None:
 def test_an_ipv6_peer_is_a_64() -> None:
     stage = Stage().play(crowd(V6, 40)).play(crowd(SAME_64, 40)).play(crowd(OTHER_64, 40))
     assert stage.verdicts == [(0.0, "block", "2001:db8:5::/64", 600.0)]
-    assert {key[0] for key in stage.said[0][1].sessions} == {V6, SAME_64}
+    assert peers(stage.said[0][1].sessions) == {V6, SAME_64}
 
 
 def test_trust_raises_the_threshold() -> None:
@@ -343,7 +347,7 @@ def test_nobody_is_judged_before_the_first_dump() -> None:
         assert stage.engine.blind
         stage.feed(*stage.dump_of(scope))
     assert not stage.engine.blind
-    assert stage.play(crowd(A, 1, at=1, first=1000)).listed == [A]
+    assert stage.play(crowd(A, 2, at=1, first=1000)).listed == [A]
 
 
 def test_nobody_is_judged_after_a_loss_until_all_was_dumped_anew() -> None:
@@ -360,7 +364,7 @@ def test_nobody_is_judged_after_a_loss_until_all_was_dumped_anew() -> None:
     stage.feed(*stage.dump_of(last))
     assert not stage.engine.blind
     assert not stage.verdicts
-    assert stage.play(crowd(A, 1, at=4, first=1000)).listed == [A]
+    assert stage.play(crowd(A, 3, at=4, first=1000)).listed == [A]
 
 
 def test_a_dump_that_ran_when_events_were_lost_doesnt_count() -> None:
@@ -457,7 +461,7 @@ batches = st.lists(
     ),
     max_size=40,
 )
-EDGY = replace(PLAIN, block_at=3.0, slots=4, churn_burst=2.0, half_life=300.0)
+EDGY = replace(PLAIN, block_at=3.0, closing_most=1.0, slots=4, churn_burst=2.0, half_life=300.0)
 
 
 def run(batches: list[tuple[float, str, list[Event]]]) -> Engine:
@@ -494,7 +498,7 @@ def check(engine: Engine, now: float) -> None:
     for session in open_:
         assert session.state in {3, 4, 5, 6}
         assert session.since <= now
-        assert session.useless() >= -15.0  # what can be bought in advance
+        assert session.useless() > -15.001  # what can be bought in advance
         assert protects(endpoints(session.key).server, session.port)
     held = Counter(session.peer for session in open_)
     assert {peer.key: peer.open for peer in engine.scores if peer.open} == held
@@ -544,11 +548,3 @@ def test_honest_sessions_in_any_order_cost_nothing(sessions: list[str]) -> None:
             stage.play(f"{2 * n + m / 8} {A}#{n} {word}")
     assert stage.evidence(A) == {}
     assert stage.open(A) == 0
-
-
-def test_times_in_verdicts_never_go_back() -> None:
-    stage = Stage()
-    for at in range(0, 50000, 500):
-        stage.play(crowd(A, 90, f"{HELD} CLOSE", at=at, first=at))
-        stage.play(crowd(B, 90, f"{HELD} FIN_WAIT/server", at=at, first=at))
-    assert all(one <= two for (one, _), (two, _) in pairwise(stage.said))

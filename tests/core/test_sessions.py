@@ -89,12 +89,11 @@ def test_sessions_to_others_never_count(who: str) -> None:
         ("FIN_WAIT/peer", {}, {"FIN_WAIT": 40.0}),
         ("FIN_WAIT/peer CLOSE_WAIT", {}, {"CLOSE_WAIT": 40.0}),
         ("FIN_WAIT/server CLOSE_WAIT LAST_ACK", {}, {"LAST_ACK": 70.0}),
+        ("FIN_WAIT/server CLOSE_WAIT/peer", {"overstay CLOSE_WAIT": 40.0}, {}),  # first is first
         ("FIN_WAIT", {}, {"FIN_WAIT": 40.0}),  # nobody knows who began: not the peer's fault
     ],
 )
-def test_who_waits_for_whom(
-    words: str, charged: dict[str, float], leaks: dict[str, float]
-) -> None:
+def test_who_waits_for_whom(words: str, charged: dict[str, float], leaks: dict[str, float]) -> None:
     stage = Stage({"block_at": 1e6}).play(f"0 {A} SYN_RECV ESTABLISHED {words}").until(100)
     assert stage.evidence(A) == charged
     assert stage.engine.leaks == leaks
@@ -163,9 +162,7 @@ def test_a_dump_that_failed_ends_nothing() -> None:
         ((0, 0), []),
     ],
 )
-def test_a_dump_speaks_only_of_its_port_and_family(
-    scope: tuple[int, int], left: list[str]
-) -> None:
+def test_a_dump_speaks_only_of_its_port_and_family(scope: tuple[int, int], left: list[str]) -> None:
     stage = Stage()
     for who in (A, f"{A}@587", V6):
         stage.play(f"0 {who} SYN_RECV ESTABLISHED !GONE")
@@ -189,6 +186,18 @@ def test_a_dump_before_the_event_leaves_no_half_open_session_behind() -> None:
         0 kernel dump
     """)
     assert stage.states == {"ESTABLISHED": 1}
+
+
+def test_a_dump_that_comes_late_is_put_right_by_the_next() -> None:
+    """Its entry is older than the event that was taken before."""
+    stage = Stage().play(f"0 {A} SYN_RECV ESTABLISHED")
+    late = stage.dump_of((25, 4))
+    stage.play(f"1 {A} FIN_WAIT/server")
+    stage.feed(*late)
+    assert stage.states == {"ESTABLISHED": 1}
+    assert stage.until(200).evidence(A) == {}
+    assert stage.play("200 kernel dump").states == {"FIN_WAIT": 1}
+    assert stage.until(270).evidence(A) == {"overstay FIN_WAIT": 10.0}
 
 
 def test_half_open_sessions_that_nobody_ended_are_forgotten() -> None:

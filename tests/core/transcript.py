@@ -22,7 +22,7 @@ server than 192.0.2.25 (or 2001:db8::25).
 who may also be `kernel`, and then the word is LOST (it dropped events), `dump`, or `dump-fails`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
@@ -66,6 +66,7 @@ PLAIN = replace(
     stress_at=0.8,
     stress_until=0.8,
     calm_cost=1.0,
+    closing_most=1e9,
     proper={
         State.ESTABLISHED: 300.0,
         State.FIN_WAIT: 60.0,
@@ -90,10 +91,15 @@ PLAIN = replace(
 """Numbers that are easy to count with: an overstay costs 1 a second, other things 1 or 2 each."""
 
 
-def endpoints(key: Key) -> Endpoints:
+def endpoints(key: Any) -> Endpoints:
     """What a stage's keys mean."""
     peer, port, server, server_port = key
     return Endpoints(ip_address(peer).packed, ip_address(server).packed, port, server_port)
+
+
+def peers(keys: Iterable[Any]) -> set[str]:
+    """Whose sessions these are."""
+    return {key[0] for key in keys}
 
 
 def protects(server: bytes, port: int) -> bool:
@@ -143,6 +149,7 @@ class Stage:
         self.table: dict[Key, Row] = {}
         self.said: list[tuple[float, Verdict]] = []
         self.over: list[tuple[float, Entry]] = []
+        self.ended: list[Any] = []
         self.now = 0.0
         self._dumped = 0.0
         self.engine.look(self.scopes)
@@ -184,8 +191,9 @@ class Stage:
         self.said += [(self.now, verdict) for verdict in self.engine.feed(events, self.now)]
 
     def _session(self, who: str, word: str) -> None:
-        lost, word = word.startswith("!"), word.removeprefix("!")
-        key = self.key(who)
+        self._event(self.key(who), word.removeprefix("!"), lost=word.startswith("!"))
+
+    def _event(self, key: Any, word: str, lost: bool = False) -> None:
         row = self.table.setdefault(key, Row())
         row.heard = self.now
         if word.startswith("says="):
@@ -242,6 +250,9 @@ class Stage:
         passed = self.engine.tick(self.now)
         self.said += [(self.now, verdict) for verdict in passed.verdicts]
         self.over += [(self.now, entry) for entry in passed.over]
+        for key in passed.ended:
+            self.ended.append(key)
+            self._event(key, "CLOSE")
 
     # What came of it
 
@@ -250,9 +261,7 @@ class Stage:
         found = self.engine.scores.get(SIZE.key(ip_address(peer).packed))
         if found is None:
             return {}
-        return {
-            f"{e.kind} {e.state}".strip(): round(e.cost, 6) for e in found.evidence.values()
-        }
+        return {f"{e.kind} {e.state}".strip(): round(e.cost, 6) for e in found.evidence.values()}
 
     def score(self, peer: str) -> float:
         """A peer's score now."""

@@ -1,13 +1,16 @@
 """The table on the real kernel, proved by connections that get through or don't."""
 
+import fcntl
 import os
 import select
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -688,3 +691,15 @@ def test_lost_notifications_count_as_foreign(watch: Watch) -> None:
     subprocess.run(["nft", "-f", "-"], input=commands, text=True, check=True)
     assert noticed(watch)
     assert not noticed(watch)
+
+
+def test_looking_for_own_sockets_drops_no_lock_on_a_file(tmp_path: Path, watch: Watch) -> None:
+    path = tmp_path / "store"
+    try_to_lock = (
+        f"import fcntl; fcntl.lockf(open({str(path)!r}, 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    )
+    with path.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)  # as SQLite does
+        watch.learn()
+        done = subprocess.run([sys.executable, "-c", try_to_lock], capture_output=True, check=False)
+    assert b"BlockingIOError" in done.stderr

@@ -94,20 +94,17 @@ def _own_ports() -> set[int]:
     """The port ids of this process's sockets that speak to netfilter."""
     ports = set()
     for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # no socket, or closed meanwhile
-            ports.add(_netfilter_port(int(descriptor)))
+        with suppress(OSError):  # closed meanwhile
+            # Sockets only: closing a copy of any file drops every lock that this process has on
+            # it (fcntl(2)), and SQLite's safety with it.
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:"):
+                ports.add(_netfilter_port(int(descriptor)))
     return ports - {0}
 
 
 def _netfilter_port(descriptor: int) -> int:
-    """The port id of a netfilter netlink socket, 0 for any other. Raises OSError if it's none."""
-    duplicate = os.dup(descriptor)
-    try:
-        own = socket.socket(fileno=duplicate)
-    except OSError:
-        os.close(duplicate)
-        raise
-    with own:
+    """The port id of a netfilter netlink socket, 0 for any other socket."""
+    with socket.socket(fileno=os.dup(descriptor)) as own:
         if own.family != socket.AF_NETLINK:
             return 0
         if own.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) != _NETLINK_NETFILTER:
