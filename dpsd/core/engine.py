@@ -277,7 +277,7 @@ class Engine:
 
     def _reset(self, peer: Peer, session: Session, now: float) -> float:
         """Without counters a reset is charged when it comes; else GONE tells if it was of use."""
-        if self.sessions.measured or session.key in self._ended:
+        if self.sessions.measured is not False or session.key in self._ended:
             return 0.0
         return self._charge(peer, Kind.ABORT, "", self.policy.abort_cost, now)
 

@@ -125,7 +125,7 @@ class Sessions:
         self.patient = 0.0  # seconds that a session which delivered may stay silent at any time
         self.delivered_bytes = 1  # that the peer said, from which on a session delivered
         self.useful_rate = 1.0  # bytes a second from the peer that count as progress
-        self.measured = False  # whether the kernel counts bytes (nf_conntrack_acct)
+        self.measured: bool | None = None  # does the kernel count bytes (nf_conntrack_acct)?
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
         self.half_open: dict[Key, float] = {}
         self.counts: Counter[int] = Counter()
@@ -299,6 +299,8 @@ class Sessions:
         progress = session.progress
         if progress is None:
             progress = session.progress = Progress(session.since, session.since)
+        if self.measured is None:
+            self.measured = measure.octets is not None
         if measure.octets is not None:
             self.measured = True
             progress.measured(measure, self.version(session), self.useful_rate, now)

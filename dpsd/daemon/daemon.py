@@ -310,19 +310,13 @@ class Daemon:
         since = now - self._remembered()
         for row in await self._keeper.run(lambda store: store.peers(since)):
             if self._config.peers.size.is_peer(row.peer):
-                score, evidence = row.score, [_evidence(e) for e in row.detail.get("evidence", [])]
-                if self._was_released(row):
-                    score, evidence = 0.0, []
+                evidence = [_evidence(each) for each in row.detail.get("evidence", [])]
                 at, trusted_at = clock.from_wall(row.at), row.detail.get("trusted_at", row.at)
-                peer = engine.scores.restore(row.peer, score, at, evidence)
+                peer = engine.scores.restore(row.peer, row.score, at, evidence)
+                if row.detail.get("listed") and engine.lists.decisive(row.peer) is None:
+                    engine.scores.clear(peer.key)  # it was released while no daemon ran
                 peer.trust = row.detail.get("trust", 0.0)
                 peer.trusted_at = clock.from_wall(trusted_at)
-
-    def _was_released(self, row: PeerRow) -> bool:
-        """Whether a peer's score led to a block that ended while no daemon ran."""
-        blocked = self._engine.blocks.get(row.peer)
-        ended = self._engine.lists.decisive(row.peer) is None
-        return ended and blocked is not None and row.at <= blocked[-1] + FLUSH
 
     async def _adopt(self) -> None:
         """Take over what the kernel blocks and the store doesn't know, after a crash.
@@ -457,6 +451,7 @@ class Daemon:
         at, seen = self._clock.to_wall(peer.at), self._clock.to_wall(now)
         detail = {"evidence": evidence, "sessions": states, "trust": round(peer.trust, 3)}
         detail["trusted_at"] = self._clock.to_wall(peer.trusted_at)
+        detail["listed"] = peer.listed
         return PeerRow(network, peer.score, at, seen, detail)
 
     def _name(self, network: Network) -> str:

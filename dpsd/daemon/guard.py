@@ -72,8 +72,8 @@ class Guard:
             if spec == self.table.spec:
                 return
             old, self.table = self.table, Table(spec)
-        if self._watch is not None:
-            self._watch.learn()  # that the new table's sockets are our own
+            if self._watch is not None:
+                self._watch.learn()  # that the new table's sockets are our own
             try:
                 await self._load()
             except DpsdError:

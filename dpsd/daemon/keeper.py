@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dpsd.core.lists import Entry, ListName
@@ -46,7 +47,8 @@ class Keeper:
         self._store: Store | None = None
         self._waiting: list[Record] = []
         self._started_at = time.time()
-        self._failing = False
+        self._failing: set[str] = set()  # what has been told to fail
+        self._file: tuple[int, int] | None = None
         self._behind = False  # there is news that isn't applied yet
         self._last_beat: tuple[str, int, dict[str, Any]] | None = None
 
@@ -71,6 +73,7 @@ class Keeper:
 
         loop = asyncio.get_running_loop()
         self._store = await loop.run_in_executor(self._thread, opened)
+        self._file = _identity(self._store.path)
 
     async def close(self) -> None:
         """Write what is waiting, and give up the claim."""
@@ -145,11 +148,9 @@ class Keeper:
             number = await self.run(lambda store: store.commit(records, self.node))
         except DpsdError as problem:
             self._waiting = (records + self._waiting)[-MOST_WAITING:]
-            if not self._failing:
-                log.error("%s; %d verdicts are in the kernel only", problem, len(self._waiting))
-            self._failing = True
+            self._complain("flush", f"{problem}; {len(self._waiting)} verdicts only in the kernel")
             return
-        self._failing = False
+        self._failing.discard("flush")
         if number == self.applied + 1:
             self.applied = number
 
@@ -158,7 +159,9 @@ class Keeper:
         try:
             await self.run(lambda store: store.save_peers(rows))
         except DpsdError as problem:
-            log.error("%s; scores were not saved", problem)
+            self._complain("save", f"{problem}; scores are not saved")
+        else:
+            self._failing.discard("save")
 
     async def beat(self, mode: str, status: dict[str, Any]) -> None:
         """Tell how things stand, if that changed since the last time."""
@@ -170,9 +173,20 @@ class Keeper:
         )
         try:
             await self.run(lambda store: store.beat(node))
-            self._last_beat = beat
         except DpsdError as problem:
-            log.error("%s; the status was not saved", problem)
+            self._complain("beat", f"{problem}; the status is not saved")
+            return
+        self._failing.discard("beat")
+        self._last_beat = beat
+        if _identity(self._opened().path) != self._file:
+            path = self._opened().path
+            self._complain("file", f"store {path}: moved away or replaced; restart dpsd to use it")
+
+    def _complain(self, what: str, told: str) -> None:
+        """Log what doesn't work, once until it worked again."""
+        if what not in self._failing:
+            log.error("%s", told)
+            self._failing.add(what)
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -184,6 +198,15 @@ class Keeper:
 
     def _outward(self, entry: Entry) -> Entry:
         return _moved(entry, self._clock.to_wall)
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Which file is there now; None: there is none."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _moved(entry: Entry, to: Callable[[float], float]) -> Entry:

@@ -15,10 +15,10 @@ log = logging.getLogger("dpsd")
 Take = Callable[[Sequence[Event]], None]
 Keep = Callable[[bytes], None]
 
-LINGER = 0.004  # seconds that events are let gather after a batch that wasn't full
+LINGER = 0.003  # seconds that events are let gather after a batch that wasn't full
 AGAIN = 1.0  # seconds until a receive that failed is tried again
 DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.2  # seconds between two dumps, at least
-DUMP_SHARE, DUMP_SHARE_HURRY = 0.05, 0.2  # of a processor, at most
+DUMP_SHARE, DUMP_SHARE_HURRY = 0.02, 0.2  # of a processor, at most
 
 
 class Listener:

@@ -5,6 +5,8 @@ import socket
 import time
 from contextlib import suppress
 
+PATIENCE = 0.1  # seconds, in which the daemon does nothing else
+
 
 def notify(*lines: str) -> None:
     """Tell the service manager, if there is one and it listens; lines such as "READY=1"."""
@@ -13,7 +15,8 @@ def notify(*lines: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         name = "\0" + address[1:] if address.startswith("@") else address
-        with suppress(OSError):  # nobody is there any more: no reason to stop working
+        sock.settimeout(PATIENCE)
+        with suppress(OSError):  # nobody is there any more, or reads: no reason to stop working
             sock.sendto("\n".join(lines).encode(), name)
 
 

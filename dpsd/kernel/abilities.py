@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nftables import Nftables
 from pyroute2.conntrack import Conntrack
+from pyroute2.netlink.exceptions import NetlinkError
 
 from dpsd.config import Config
 from dpsd.errors import DpsdError, NotPermitted
@@ -91,8 +92,8 @@ def _fullness() -> Iterator[Problem]:
     try:
         with Conntrack() as table:
             count, most = table.count(), table.conntrack_max_size()
-    except OSError as problem:
-        if problem.errno not in (errno.EPERM, errno.EACCES):  # told by _permissions
+    except (OSError, NetlinkError) as problem:
+        if problem.args[0] not in (errno.EPERM, errno.EACCES):  # told by _permissions
             yield Problem("error", f"conntrack can't be asked: {problem}", "load nf_conntrack")
         return
     if most and count > NEAR_FULL * most:

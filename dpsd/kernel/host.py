@@ -1,6 +1,7 @@
 """This host's own addresses, gateways and name servers: who is protected, and never listed."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -8,6 +9,7 @@ from socket import AF_INET, AF_INET6
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from dpsd.core.peers import Network, parse_network
 from dpsd.errors import KernelError
@@ -57,7 +59,7 @@ def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
                         _add_local(route, own, prefixes)
                     elif route["type"] == RTN_UNICAST and not route["dst_len"]:
                         gateways.update(_gateways(route))
-    except OSError as problem:
+    except (OSError, NetlinkError) as problem:
         raise KernelError(f"the routing tables can't be read: {problem}") from None
     return Host(frozenset(own), tuple(prefixes), (*gateways, *_name_servers(resolv_conf)))
 
@@ -87,10 +89,8 @@ def _name_servers(path: Path) -> list[Network]:
         return []  # none are known: then none can be spared
     found = []
     for line in lines:
-        word, _, address = line.strip().partition(" ")
-        if word == "nameserver":
-            try:
-                found.append(parse_network(address.partition("%")[0]))
-            except ValueError:
-                continue
+        match line.split():
+            case ["nameserver", address, *_]:
+                with suppress(ValueError):
+                    found.append(parse_network(address.partition("%")[0]))
     return found

@@ -151,6 +151,12 @@ def test_sessions_of_no_use(counts: bool, words: str, evidence: dict[str, float]
     assert stage.open(A) == 0
 
 
+def test_a_reset_isnt_judged_before_it_is_known_whether_the_kernel_counts() -> None:
+    stage = Stage().play(f"0 {A} {HELD} says=5000 CLOSE")
+    assert stage.evidence(A) == {}
+    assert stage.play(f"0 {A} GONE").evidence(A) == {}
+
+
 def test_time_wait_beyond_the_allowance() -> None:
     closed = f"{HELD} says=500 FIN_WAIT/peer LAST_ACK TIME_WAIT"
     stage = Stage().play(crowd(A, 8, closed))

@@ -1,0 +1,106 @@
+"""What verdicts follow from scores, and what outlives the daemon, under a policy of few words."""
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.daemon.conftest import Make
+from tests.daemon.live import CONTROL, MailHost, ended, eventually, listed
+from tests.lab.dpsd import Dpsd
+
+QUICK: dict[str, Any] = {
+    "policy": {"block_at": 30, "block_for": "1s", "black_after": 3},
+    # One session is free, each further one costs 11 of 30.
+    "evidence": {
+        "churn_rate": 0.1,
+        "churn_burst": 1,
+        "churn_cost": 11,
+        "abort_cost": 0,
+        "empty_cost": 0,
+    },
+    "lists": {"white": ["127.0.0.0/8", *CONTROL.values()]},
+}
+
+
+def verdict(daemon: Dpsd, list_name: str, peer: str) -> bool:
+    """Whether the log tells that a peer was listed; its block may be over already."""
+    return f"{peer} {list_name} for" in daemon.log.read_text(encoding="utf-8")
+
+
+def test_scores_survive_a_crash(make: Make, host: MailHost) -> None:
+    daemon, peer = make(**QUICK), "10.99.170.1"
+    daemon.start()
+    assert all(host.reached(peer) for _ in range(3))  # one is free: 22 of 30
+    assert eventually(lambda: daemon.cli("why", peer).returncode == 0)
+    assert daemon.json("why", peer)["score"] == pytest.approx(22, abs=2)
+    daemon.kill()
+    daemon.start()
+    assert not verdict(daemon, "block", peer)
+    assert host.reached(peer)
+    assert host.reached(peer)  # again one was free
+    assert eventually(lambda: verdict(daemon, "block", peer))
+    (evidence,) = (e for e in daemon.json("why", peer)["evidence"] if e["kind"] == "churn")
+    assert (evidence["count"], evidence["cost"]) == (3, 33)
+
+
+def test_blocked_twice_as_long_and_then_for_good(make: Make, host: MailHost) -> None:
+    daemon, peer = make(**QUICK), "10.99.170.2"
+    daemon.start()
+    began = time.monotonic()
+
+    def black() -> bool:
+        host.reached(peer)
+        return verdict(daemon, "black", peer)
+
+    assert eventually(black, 20)
+    assert time.monotonic() - began > 3  # one second, then two
+    assert host.drops(peer)
+    assert eventually(lambda: ("black", peer) in listed(daemon))
+    entry = listed(daemon)["black", peer]
+    assert entry["expires_at"] is None
+    assert "block 3" in entry["reason"]
+    history = [(each["action"], each["list"]) for each in daemon.json("why", peer)["history"]]
+    assert history[::-1] == [
+        ("add", "block"), ("expire", "block"), ("add", "block"), ("expire", "block"),
+        ("add", "black"),
+    ]  # fmt: skip
+    daemon.cli("unblock", peer, check=True)
+    assert host.reached(peer)
+
+
+def test_clean_slate_when_the_block_ended_without_a_daemon(make: Make, host: MailHost) -> None:
+    daemon, peer = make(**QUICK), "10.99.170.3"
+    daemon.start()
+    assert eventually(lambda: host.drops(peer))
+    daemon.stop()
+    assert eventually(lambda: host.reached(peer))
+    daemon.start()
+    assert host.reached(peer)
+    assert host.reached(peer)  # 11 of 30
+    assert eventually(lambda: 5 < daemon.json("why", peer)["score"] < 15)
+    assert host.reached(peer)
+
+
+def test_released_from_a_prefix_a_peer_is_judged_again(make: Make, host: MailHost) -> None:
+    daemon, peer = make(**QUICK), "10.99.171.1"
+    daemon.start()
+    held = [host.session(peer) for _ in range(3)]
+    daemon.cli("block", "10.99.171.0/24", "--for", "1h", check=True)
+    assert all(map(ended, held))
+    daemon.cli("unblock", "10.99.171.0/24", check=True)
+    assert host.reached(peer)
+    assert eventually(lambda: host.reached(peer) and verdict(daemon, "block", peer))
+
+
+def test_crash_right_after_a_verdict(make: Make, host: MailHost) -> None:
+    """The verdict is in the kernel within milliseconds, in the store within a second."""
+    daemon, peer = make(**(QUICK | {"policy": {"block_at": 30}})), "10.99.172.1"
+    daemon.start()
+    assert eventually(lambda: host.drops(peer))
+    daemon.kill()
+    assert host.drops(peer)
+    daemon.start()
+    assert host.drops(peer)
+    assert eventually(lambda: ("block", peer) in listed(daemon))
+    assert daemon.json("why", peer)["history"][0]["action"] == "add"
