@@ -35,7 +35,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
-_HERE = typer.Option(None, "--config", metavar="FILE", help="As before the command.")
+# Not readable: that is for load() to tell, with the exit code for it.
+_HERE = typer.Option(
+    None, "--config", metavar="FILE", readable=False, help="As before the command."
+)
 _PEER = typer.Argument(..., metavar="PEER", help="An address or a prefix, IPv4 or IPv6.")
 _FOR = typer.Option(None, "--for", metavar="TIME", help="How long: 90s, 15m, 2h, 7d, 1h30m.")
 _REASON = typer.Option("", "--reason", metavar="TEXT", help="Kept and shown with the entry.")
@@ -63,7 +66,12 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _dpsd(
     config: Path = typer.Option(  # noqa: B008 - read by _config(); typer's way
-        DEFAULT_PATH, "--config", metavar="FILE", envvar="DPSD_CONFIG", help="The configuration."
+        DEFAULT_PATH,
+        "--config",
+        metavar="FILE",
+        envvar="DPSD_CONFIG",
+        readable=False,
+        help="The configuration.",
     ),
     version: bool = typer.Option(
         False, "--version", callback=_show_version, is_eager=True, help="Show the version."
