@@ -14,6 +14,7 @@ from dpsd import capture
 from dpsd.capture import record, replay
 from dpsd.config import Config, parse
 from dpsd.core.events import BEGIN, DESTROY, END, ENTRY, LOST, UPDATE, Event
+from dpsd.daemon.listener import Take
 from dpsd.errors import BadArgument
 from dpsd.kernel.ctnetlink import Decoder, endpoints
 from tests.captures import scenes
@@ -129,6 +130,31 @@ def test_a_file_that_is_there_isnt_overwritten(fresh: Path) -> None:
     with pytest.raises(FileExistsError):
         record(Config(), fresh, 1.0)
     assert fresh.read_text() == "precious"
+
+
+def test_a_loss_is_recorded(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Losing:
+        """A listener that loses events at once."""
+
+        def __init__(self, _ports: object, _room: object, take: Take, _keep: object) -> None:
+            self.start = lambda: take([(UPDATE, b"", 0, 0, 0, 0), (LOST, None, 0, 0, 0, 0)])
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(capture, "Listener", Losing)
+    record(Config(), fresh, 0.0)
+    assert events(fresh) == [(LOST, None, 0, 0, 0, 0)]
+
+
+def test_nobody_is_judged_without_a_whole_dump(fresh: Path) -> None:
+    def is_end(each: bytes) -> bool:
+        return Decoder().decode(each, [(2 * RECORD, len(each))])[0][0] == END
+
+    name = "churner"
+    head, all_ = scenes.capture(name).read_bytes()[:HEAD], list(records(scenes.capture(name)))
+    fresh.write_bytes(head + b"".join(each for _, each in all_ if not is_end(each)))
+    assert replay(scenes.config(name), fresh) == []
 
 
 def test_lost_events_are_in_a_capture(fresh: Path) -> None:

@@ -195,9 +195,9 @@ def test_a_dump_that_comes_late_is_put_right_by_the_next() -> None:
     stage.play(f"1 {A} FIN_WAIT/server")
     stage.feed(*late)
     assert stage.states == {"ESTABLISHED": 1}
-    assert stage.until(200).evidence(A) == {}
-    assert stage.play("200 kernel dump").states == {"FIN_WAIT": 1}
-    assert stage.until(270).evidence(A) == {"overstay FIN_WAIT": 10.0}
+    assert stage.until(900).evidence(A) == {}
+    assert stage.play("900 kernel dump").states == {"FIN_WAIT": 1}
+    assert stage.until(970).evidence(A) == {"overstay FIN_WAIT": 10.0}
 
 
 def test_half_open_sessions_that_nobody_ended_are_forgotten() -> None:

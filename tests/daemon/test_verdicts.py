@@ -36,6 +36,7 @@ def test_scores_survive_a_crash(make: Make, host: MailHost) -> None:
     assert daemon.json("why", peer)["score"] == pytest.approx(22, abs=2)
     daemon.kill()
     daemon.start()
+    assert eventually(lambda: not daemon.json("status")["blind"])  # who is blind doesn't judge
     assert not verdict(daemon, "block", peer)
     assert host.reached(peer)
     assert host.reached(peer)  # again one was free

@@ -62,7 +62,8 @@ class Attack:
         silent = self.kind in {"vanish", "synflood"}
         four, six = (SILENT4, SILENT6) if silent else (ATTACK4, ATTACK6)
         return [
-            source6(six, index) if self.family[index % len(self.family)] == "6"
+            source6(six, index)
+            if self.family[index % len(self.family)] == "6"
             else source4(four, index)
             for index in range(self.first, self.first + self.sources)
         ]
@@ -71,8 +72,13 @@ class Attack:
         """How to run it in `space` from `start` (Unix time), with its records in `path`."""
         options = [f"--{name}={value}" for name, value in asdict(self).items() if name != "kind"]
         return space.command(
-            sys.executable, "-m", "tests.lab.agents", self.kind, *options,
-            f"--start={start}", f"--records={path}",
+            sys.executable,
+            "-m",
+            "tests.lab.agents",
+            self.kind,
+            *options,
+            f"--start={start}",
+            f"--records={path}",
         )
 
 
@@ -170,7 +176,11 @@ async def _vanish(session: Connection, _chance: random.Random, _left: float) -> 
 
 
 STAYING: dict[str, Shape] = {
-    "hold": _hold, "noop": _noop, "drip": _drip, "halfclose": _halfclose, "vanish": _vanish,
+    "hold": _hold,
+    "noop": _noop,
+    "drip": _drip,
+    "halfclose": _halfclose,
+    "vanish": _vanish,
 }
 PASSING: dict[str, Shape] = {"churn": _churn, "reset": _reset}
 KINDS = (*STAYING, *PASSING, "synflood")
@@ -203,7 +213,12 @@ async def run(attack: Attack, start: float, records: Records) -> None:
 
 
 async def _slot(
-    attack: Attack, source: str, number: int, *, throttle: Throttle | None, end: float,
+    attack: Attack,
+    source: str,
+    number: int,
+    *,
+    throttle: Throttle | None,
+    end: float,
     records: Records,
 ) -> None:
     """One of a source's places for a session: one after another until the end."""
@@ -227,7 +242,11 @@ async def _slot(
         finally:  # also when the attack is called off
             session.socket.close()
             records.write(
-                kind=attack.kind, source=source, began=began, opened=opened, closed=time.time(),
+                kind=attack.kind,
+                source=source,
+                began=began,
+                opened=opened,
+                closed=time.time(),
                 how=how,
             )
         if throttle is None or opened is None:
@@ -253,8 +272,12 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt), Records(path) as records:
         if attack.kind == "synflood":
             synflood.run(
-                attack.addresses(), attack.port, start=start, seconds=attack.seconds,
-                rate=attack.rate, seed=attack.seed,
+                attack.addresses(),
+                attack.port,
+                start=start,
+                seconds=attack.seconds,
+                rate=attack.rate,
+                seed=attack.seed,
             )
         else:
             asyncio.run(run(attack, start, records))

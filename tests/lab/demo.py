@@ -53,8 +53,10 @@ def table(results: list[Result]) -> str:
     rows: list[tuple[str, list[str]]] = [("", [result.label for result in results])]
     rows += [
         ("honest mails delivered", [_of(r.delivered, r.attempted) for r in results]),
-        *((f"  {kind}", [_of(*r.by_kind()[kind]) for r in results])
-          for kind in results[0].by_kind()),
+        *(
+            (f"  {kind}", [_of(*r.by_kind()[kind]) for r in results])
+            for kind in results[0].by_kind()
+        ),
         ("seconds to recover", [_seconds(r.recovery) for r in results]),
         ("attackers blocked", [_of(len(r.blocked), len(r.attackers)) for r in results]),
         ("  median seconds each", [_seconds(r.median_listing) for r in results]),
@@ -78,7 +80,8 @@ def main() -> int:
     print(
         f"A mail host with real Postfix ({SLOTS} processes) and honest senders, in namespaces of"
         f" its own.\nThe attack: {ATTACK.sources} sources hold {ATTACK.sessions} sessions each"
-        " after HELO, and come back when cut.", flush=True,
+        " after HELO, and come back when cut.",
+        flush=True,
     )
     trials = (
         Trial("without dpsd", (ATTACK,)),

@@ -83,7 +83,9 @@ class Dpsd:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.space.command(*self._argv("run", *options)),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 env=os.environ | {"NOTIFY_SOCKET": str(path)},
             )
         try:

@@ -53,18 +53,29 @@ def _sessions(axis: Axes, result: Result, slots: int) -> None:
     shown = result.samples[: len(at)]
     axis.set_title(result.label, fontsize=12, color=_INK)
     axis.stackplot(
-        at, [s.held for s in shown], [s.non_regular for s in shown],
-        colors=[_HELD, _NON_REGULAR], alpha=0.85, linewidth=0,
+        at,
+        [s.held for s in shown],
+        [s.non_regular for s in shown],
+        colors=[_HELD, _NON_REGULAR],
+        alpha=0.85,
+        linewidth=0,
         labels=["attackers: held", "attackers: non-regular"],
     )
     axis.plot(
-        at, [s.honest["ESTAB"] for s in shown], color=_HONEST, linewidth=1.8,
+        at,
+        [s.honest["ESTAB"] for s in shown],
+        color=_HONEST,
+        linewidth=1.8,
         label="honest",
     )
     axis.axhline(slots, color=_INK, linewidth=0.9, linestyle=(0, (5, 4)))
     axis.annotate(  # over the peace before the attack, where there is room
-        f"{slots} slots", (at[0], slots), xytext=(4, 4), textcoords="offset points",
-        fontsize=8.5, color=_INK,
+        f"{slots} slots",
+        (at[0], slots),
+        xytext=(4, 4),
+        textcoords="offset points",
+        fontsize=8.5,
+        color=_INK,
     )
     axis.legend(loc="upper right", fontsize=8.5, frameon=False, ncols=3, columnspacing=1.0)
 
@@ -81,7 +92,8 @@ def _mails(axis: Axes, result: Result) -> None:
     axis.bar(centres, lost, width=0.86, bottom=delivered, color=_LOST, label="given up")
     axis.set_title(
         f"{result.delivered} of {result.attempted} honest mails delivered under attack",
-        fontsize=10.5, color=_INK,
+        fontsize=10.5,
+        color=_INK,
     )
     axis.legend(loc="upper right", fontsize=8.5, frameon=False, ncols=2)
 

@@ -176,8 +176,12 @@ async def _attempt(mail: Mail, start: float, lane: Lane, records: Records) -> No
     except (OSError, smtp.SmtpError) as problem:
         error = str(problem) or type(problem).__name__
     records.write(
-        time=due, kind=mail.kind, source=mail.source, delivered=not error,
-        seconds=round(time.time() - due, 4), error=error,
+        time=due,
+        kind=mail.kind,
+        source=mail.source,
+        delivered=not error,
+        seconds=round(time.time() - due, 4),
+        error=error,
     )
 
 
@@ -210,9 +214,7 @@ def main() -> None:
         if given.role == "sink":
             asyncio.run(_sink())
         else:
-            asyncio.run(
-                _send(given.role, given.start, given.seconds, given.seed, given.records)
-            )
+            asyncio.run(_send(given.role, given.start, given.seconds, given.seed, given.records))
 
 
 if __name__ == "__main__":

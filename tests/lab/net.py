@@ -69,8 +69,12 @@ class Namespace:
     ) -> subprocess.CompletedProcess[str]:
         """Run `argv` here to its end; `timeout` in seconds."""
         done = subprocess.run(
-            self.command(*argv), input=stdin or "", text=True, capture_output=True,
-            timeout=timeout, check=False,
+            self.command(*argv),
+            input=stdin or "",
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
         )
         if check and done.returncode != 0:
             raise RuntimeError(f"{self.name}: {' '.join(argv)}: {done.stderr.strip()}")
@@ -140,20 +144,30 @@ class Net:
         )
         mail.sysctl(core__somaxconn=4096)
         world.run("ip", "link", "add", "mail", "type", "veth", "peer", "world", "netns", mail.name)
-        world.run("ip", "-batch", "-", stdin=f"""
+        world.run(
+            "ip",
+            "-batch",
+            "-",
+            stdin=f"""
             link set mail up
             addr add {GATEWAY4}/24 dev mail
             addr add {GATEWAY6}/64 dev mail nodad
             route add local 10.99.0.0/16 dev lo
             route add local 2001:db8:a000::/36 dev lo
-        """)
-        mail.run("ip", "-batch", "-", stdin=f"""
+        """,
+        )
+        mail.run(
+            "ip",
+            "-batch",
+            "-",
+            stdin=f"""
             link set world up
             addr add {MAIL4}/24 dev world
             addr add {MAIL6}/64 dev world nodad
             route add default via {GATEWAY4}
             route add default via {GATEWAY6}
-        """)
+        """,
+        )
         world.run("nft", "-f", "-", stdin=_SILENCE)
 
     def close(self) -> None:

@@ -212,8 +212,12 @@ def install() -> None:
     )
     for argv, stdin in steps:
         done = subprocess.run(
-            root.command(*argv), input=stdin, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            root.command(*argv),
+            input=stdin,
+            text=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             env=os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
         )
         if done.returncode != 0:
@@ -229,8 +233,17 @@ def install() -> None:
 def _tar(action: str, file: Path, directory: Path) -> None:
     """Pack or unpack a layer with owners, modes and the overlay's own marks (trusted.*)."""
     subprocess.run(
-        ["tar", action, str(file), "-C", str(directory), "--xattrs", "--xattrs-include=*",
-         "--numeric-owner", "."],
+        [
+            "tar",
+            action,
+            str(file),
+            "-C",
+            str(directory),
+            "--xattrs",
+            "--xattrs-include=*",
+            "--numeric-owner",
+            ".",
+        ],
         check=True,
     )
 

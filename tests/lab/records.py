@@ -19,7 +19,9 @@ class Records:
         return self
 
     def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None,
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
         self._file.close()

@@ -94,8 +94,13 @@ async def _sink_session(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
                 continue
             word = line[:4].upper()
             in_data = word == b"DATA"
-            writer.write(b"354 go on\r\n" if in_data else b"221 bye\r\n" if word == b"QUIT"
-                         else b"250 yes\r\n")
+            writer.write(
+                b"354 go on\r\n"
+                if in_data
+                else b"221 bye\r\n"
+                if word == b"QUIT"
+                else b"250 yes\r\n"
+            )
             await writer.drain()
             if word == b"QUIT":
                 break

@@ -29,9 +29,21 @@ def packet(source: str, source_port: int, port: int, sequence: int) -> bytes:
     length = 20 + len(_MSS_OPTION)
 
     def segment(check: int) -> bytes:
-        return struct.pack(
-            "!HHIIBBHHH", source_port, port, sequence, 0, (length // 4) << 4, _SYN, 64240, check, 0
-        ) + _MSS_OPTION
+        return (
+            struct.pack(
+                "!HHIIBBHHH",
+                source_port,
+                port,
+                sequence,
+                0,
+                (length // 4) << 4,
+                _SYN,
+                64240,
+                check,
+                0,
+            )
+            + _MSS_OPTION
+        )
 
     tcp = segment(checksum(here + there + struct.pack("!HH", _TCP, length) + segment(0)))
     if six:

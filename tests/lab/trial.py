@@ -102,12 +102,18 @@ class _Run:
     def _senders(self) -> Iterator[list[str]]:
         trial, net = self._trial, self._net
         roles: list[tuple[str, Namespace, Path]] = [
-            ("world", net.world, self._honest[0]), ("mail", net.mail, self._honest[1]),
+            ("world", net.world, self._honest[0]),
+            ("mail", net.mail, self._honest[1]),
         ]
         for role, space, path in roles:
             yield space.command(
-                sys.executable, "-m", "tests.lab.honest", role, f"--start={self._first}",
-                f"--seconds={trial.peace + trial.seconds}", f"--seed={trial.seed}",
+                sys.executable,
+                "-m",
+                "tests.lab.honest",
+                role,
+                f"--start={self._first}",
+                f"--seconds={trial.peace + trial.seconds}",
+                f"--seed={trial.seed}",
                 f"--records={path}",
             )
 
@@ -161,8 +167,13 @@ class _Run:
             for command in asked:
                 transcripts["dpsd " + " ".join(command)] = self._daemon.cli(*command).stdout
         return Result(
-            self._trial.label, self._trial.seconds, list(self._mails()), samples, attackers,
-            found, transcripts,
+            self._trial.label,
+            self._trial.seconds,
+            list(self._mails()),
+            samples,
+            attackers,
+            found,
+            transcripts,
         )
 
 
