@@ -169,7 +169,7 @@ def test_white_means_whole_peers_of_the_configured_size() -> None:
             "192.0.2.1/24: has bits set behind the prefix; did you mean 192.0.2.0/24?",
         ),
         ('protect.addresses = ["mail.example"]', "'mail.example' is neither an IPv4 nor an IPv6"),
-        ('protect.addresses = ["fe80::1%eth0"]', "a zone (eth0) can't be listed"),
+        ('protect.addresses = ["fe80::1%eth0"]', "an address with a zone can't be listed"),
         ('protect.addresses = ["0.0.0.0/0"]', "0.0.0.0/0: must be /8 or longer"),
         ("protect.addresses = [1]", "must be an address or a prefix in quotes, not 1"),
         (

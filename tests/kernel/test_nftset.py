@@ -463,7 +463,7 @@ def test_a_full_set_says_so_and_stays_as_it_is(kernel: Kernel) -> None:
     full = {(WHITE, network): until for (_, network), until in many(size).items()}
     kernel.table.load(full, time.time())
     some = next(iter(full))[1]
-    kernel.apply(Put(WHITE, some, until(3600)))  # in place of itself
+    kernel.apply(Put(WHITE, some, full[WHITE, some]))  # in place of itself
     with pytest.raises(KernelError, match="white4 is full"):
         kernel.put(WHITE, PEER4)
     with pytest.raises(KernelError, match="full"):

@@ -138,6 +138,9 @@ class Table:
         for name in HOSTS + NETS:
             found = self._found(name)
             if found is None:
+                with self._nft_lock:  # a change of prefixes makes the set anew
+                    found = self._found(name)
+            if found is None:
                 return None
             prefix = self.spec.size.prefix(4 if "4" in name else 6)
             pairs = _prefixes(found) if name in NETS else _peers(found, prefix)

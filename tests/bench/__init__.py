@@ -1,0 +1,1 @@
+"""The benchmarks: what dpsd costs and how fast it is. `python -m tests.bench`, or `make bench`."""
