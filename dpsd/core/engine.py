@@ -151,7 +151,9 @@ class Engine:
     def _reap(self, now: float) -> tuple[list[Verdict], list[Key]]:
         """Make room when slots run out: end useless sessions, and charge their peers."""
         policy = self.policy
-        room = self.sessions.occupying() - int(policy.stress_until * policy.slots)
+        # Those that are being ended already; to observe means that they stay.
+        room = self.sessions.occupying() - sum(session.reaped for session in self.sessions)
+        room -= int(policy.stress_until * policy.slots)
         if not self.stress or self.blind or room <= 0:
             return [], []
         spared = self._spared()

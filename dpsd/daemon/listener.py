@@ -57,8 +57,9 @@ class Listener:
 
     def dump(self) -> None:
         """Ask for the table of connections, unless that is being answered already."""
-        self._incomplete = False
-        self._asked(self._dump.start(self._ports))
+        if not self._dump.running:
+            self._incomplete = False
+            self._asked(self._dump.start(self._ports))
 
     def dump_if_due(self, hurry: bool = False) -> None:
         """Ask for it when the last time is long enough ago, for what it cost.

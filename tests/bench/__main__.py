@@ -1,7 +1,7 @@
 """`make bench`: a table of what dpsd costs and how fast it is, side by side with other programs.
 
 All of it happens in private namespaces, with a load of real packets (see gateway.py, traffic.py).
-Needs root; takes about four minutes.
+Needs root; takes four to five minutes.
 """
 
 import sys
