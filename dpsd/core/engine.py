@@ -156,9 +156,7 @@ class Engine:
         room -= int(policy.stress_until * policy.slots)
         if not self.stress or self.blind or room <= 0:
             return [], []
-        spared = self._spared()
-        ours = (session for session in self.sessions if session.key not in spared)
-        reaped = reap(ours, room, policy.reap_after)
+        reaped = reap(self.sessions, room, policy.reap_after, self._is_spared)
         guilty: dict[bytes, Peer] = {}
         for session in reaped:
             session.reaped = True
@@ -171,17 +169,10 @@ class Engine:
                     guilty[peer.key] = peer
         return self._sentence(guilty, now), [session.key for session in reaped]
 
-    def _spared(self) -> set[Key]:
-        """The sessions that are never ended: of white addresses and of immune ones."""
-        by_address: dict[bytes, list[Key]] = defaultdict(list)
-        for session in self.sessions:
-            by_address[self.sessions.endpoints(session.key).peer].append(session.key)
-        spared: set[Key] = set()
-        for address, keys in by_address.items():
-            host = ip_network(address)
-            if self.lists.covering(ListName.WHITE, host) is not None or self.immune(host):
-                spared.update(keys)
-        return spared
+    def _is_spared(self, session: Session) -> bool:
+        """Whether a session is never ended: a white address's, or an immune one's."""
+        address = ip_network(self.sessions.endpoints(session.key).peer)
+        return self._is_white(session.key) or self.immune(address)
 
     def forgive(self, network: Network) -> None:
         """An operator took peers off a list: what they did before counts no more."""

@@ -5,18 +5,26 @@ make progress, and those that the server hasn't greeted yet, are never among the
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 
 from dpsd.core.events import State
 from dpsd.core.sessions import Session
 
+MOST = 2_000  # sessions at a time: to end them takes the kernel some 0.1 s
 
-def reap(sessions: Iterable[Session], room: int, useless_for: float) -> list[Session]:
+
+def reap(
+    sessions: Iterable[Session],
+    room: int,
+    useless_for: float,
+    is_spared: Callable[[Session], bool] = lambda _: False,
+) -> list[Session]:
     """Up to `room` open sessions that have been of no use for longer than so many seconds.
 
-    A peer's greed is the number of its sessions, whatever their use.
+    A peer's greed is the number of its sessions, whatever their use. No more than MOST at a time.
     """
+    room = min(room, MOST)
     if room <= 0:
         return []
     held: dict[bytes, int] = defaultdict(int)
@@ -33,7 +41,9 @@ def reap(sessions: Iterable[Session], room: int, useless_for: float) -> list[Ses
     found: list[Session] = []
     while greed and len(found) < room:
         count, peer = heappop(greed)
-        found.append(useless[peer].pop())
+        session = useless[peer].pop()
+        if not is_spared(session):
+            found.append(session)
         if useless[peer]:
             heappush(greed, (count + 1, peer))
     return found

@@ -1,6 +1,7 @@
 """The daemon: wiring, signals, the scheduler. What is decided is decided in dpsd.core."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -32,6 +33,7 @@ from dpsd.store import Action, PeerRow, Recorded
 log = logging.getLogger("dpsd")
 
 TICK = 0.25  # seconds
+LATE = 60.0  # seconds that elements of a very big load may outstay their entries
 POLL = 0.2  # seconds between two looks at the store
 FLUSH = 1.0  # seconds within which a verdict is in the store
 SAVED_A_FLUSH = 500  # peers' scores
@@ -103,6 +105,9 @@ class Daemon:
         self._listener.start()
         await self._beat()
         self._schedule()
+        # What there is now stays: no collection of garbage has to look through it again.
+        gc.collect()
+        gc.freeze()
 
     async def _end(self) -> None:
         if self._scheduler.running:
@@ -330,6 +335,7 @@ class Daemon:
             Entry(name, peer, "found in the kernel after a crash", "score", now, until)
             for (name, peer), until in found.items()
             if is_peer(peer)
+            and not self._is_only_late(name, peer, until)
             and not self._engine.immune(peer)
             and not await self._taken_off(name, peer, until)
         ]
@@ -337,6 +343,13 @@ class Daemon:
             lists.put(entry)
             log.warning("adopted: %s", self._told(entry))
         self._keeper.write(Action.ADD, entries)
+
+    def _is_only_late(self, name: ListName, peer: Network, until: float | None) -> bool:
+        """Whether the store has the entry; a big load keeps elements for some seconds longer."""
+        known = self._engine.lists.get(name, peer)
+        if known is None or known.expires_at is None or until is None:
+            return known is not None
+        return until - known.expires_at < LATE
 
     async def _taken_off(self, name: ListName, peer: Network, until: float | None) -> bool:
         """Whether the store knows better: the entry was removed while no daemon ran."""

@@ -34,6 +34,8 @@ class Guard:
         self._clock = clock
         self._wanted = wanted
         self._thread = ThreadPoolExecutor(1, "kernel")
+        # Ending very many sessions takes long, and changes of the lists don't wait for it.
+        self._ender = ThreadPoolExecutor(1, "ender")
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()  # one load at a time
         self._loading = False
@@ -133,13 +135,15 @@ class Guard:
 
     async def end(self, keys: Iterable[Key]) -> None:
         """End these sessions on this host, and let the connection table forget them."""
-        sessions = [endpoints(key) for key in keys if isinstance(key, bytes)]
+        tuples = [key for key in keys if isinstance(key, bytes)]
+        sessions = [endpoints(key) for key in tuples]
         if not sessions:
             return
         ours = [sockdiag.Session(s.server, s.server_port, s.peer, s.peer_port) for s in sessions]
+        loop = asyncio.get_running_loop()
         try:
-            await self._run(sockdiag.end_sessions, ours)
-            await self._run(conntrack.forget, list(keys))
+            await loop.run_in_executor(self._ender, sockdiag.end_sessions, ours)
+            await loop.run_in_executor(self._ender, conntrack.forget, tuples)
         except DpsdError as problem:
             log.error("sessions of a listed peer go on: %s", problem)
 
@@ -151,6 +155,7 @@ class Guard:
         if self._repair is not None:
             self._repair.cancel()
         self._thread.shutdown()
+        self._ender.shutdown()
         self.table.close()
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:

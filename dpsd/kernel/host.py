@@ -39,10 +39,15 @@ class Host:
 
     def is_near(self, network: Network) -> bool:
         """Whether a network holds or touches one of the host's addresses, or a neighbour."""
-        mine = (ip_network(address) for address in self.own)
+        first = int(network.network_address)
+        last = first + network.num_addresses - 1
+        size = network.max_prefixlen >> 3
         return any(
+            len(address) == size and first <= int.from_bytes(address, "big") <= last
+            for address in self.own
+        ) or any(
             network.version == near.version and network.overlaps(near)
-            for near in (*mine, *self.own_prefixes, *self.neighbours)
+            for near in (*self.own_prefixes, *self.neighbours)
         )
 
 

@@ -95,7 +95,12 @@ def test_released_from_a_prefix_a_peer_is_judged_again(make: Make, host: MailHos
     assert all(map(ended, held))
     daemon.cli("unblock", "10.99.171.0/24", check=True)
     assert host.reached(peer)
-    assert eventually(lambda: host.reached(peer) and verdict(daemon, "block", peer))
+
+    def judged() -> bool:
+        host.reached(peer)
+        return verdict(daemon, "block", peer)
+
+    assert eventually(judged)
 
 
 def test_crash_right_after_a_verdict(make: Make, host: MailHost) -> None:
