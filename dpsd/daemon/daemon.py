@@ -86,6 +86,7 @@ class Daemon:
 
     async def _begin(self) -> None:
         await self._keeper.open()
+        self._guard.claim()
         await self._keeper.agree(self._config.white)
         engine = self._engine
         for entry in await self._keeper.load():

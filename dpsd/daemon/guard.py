@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ class Guard:
         self._thread = ThreadPoolExecutor(1, "kernel")
         # Ending very many sessions takes long, and changes of the lists don't wait for it.
         self._ender = ThreadPoolExecutor(1, "ender")
+        self._claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()  # one load at a time
         self._loading = False
@@ -43,6 +45,19 @@ class Guard:
         self._broken = False
         self._meanwhile: list[Change] = []
         self._repair: asyncio.Task[None] | None = None
+
+    def claim(self) -> None:
+        """Refuse to be the second dpsd on one table; KernelError.
+
+        An abstract Unix address belongs to the network namespace, as the table does, and goes
+        with its process.
+        """
+        try:
+            self._claim.bind("\0dpsd")
+        except OSError:
+            raise KernelError(
+                "another dpsd, with another store, guards the table inet dpsd of this host"
+            ) from None
 
     async def load(self) -> None:
         """Bring the whole table into the kernel at once. KernelError, NotPermitted."""
@@ -156,6 +171,7 @@ class Guard:
             self._repair.cancel()
         self._thread.shutdown()
         self._ender.shutdown()
+        self._claim.close()
         self.table.close()
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:

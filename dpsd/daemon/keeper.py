@@ -62,14 +62,7 @@ class Keeper:
         """Open and claim the store, bringing it up to date; StoreError, NotPermitted."""
 
         def opened() -> Store:
-            # First the claim: a second daemon must not touch what the first one uses.
-            store = Store.open(self._url, upgrade=True)
-            try:
-                store.claim()
-            except BaseException:
-                store.close()
-                raise
-            return store
+            return Store.open(self._url, upgrade=True, claim=True)
 
         loop = asyncio.get_running_loop()
         self._store = await loop.run_in_executor(self._thread, opened)

@@ -56,14 +56,17 @@ class Store:
         self._seen: tuple[int, int] = (0, 0)
 
     @classmethod
-    def open(cls, url: str, upgrade: bool = False) -> Self:
+    def open(cls, url: str, upgrade: bool = False, claim: bool = False) -> Self:
         """Open the store at an SQLAlchemy URL; an absent or empty one is made.
 
         A store of an older schema is brought up to date when `upgrade` is set (the daemon), else
-        refused; a newer one, a damaged file and another program's database always are.
+        refused; a newer one, a damaged file and another program's database always are. `claim`:
+        claim it first, so that nothing is touched that another daemon uses.
         """
         store = cls(connecting.parse(url))
         try:
+            if claim:
+                store.claim()
             store._prepare(upgrade)
         except BaseException:
             store.close()

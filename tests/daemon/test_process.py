@@ -42,6 +42,18 @@ def test_second_instance_is_refused(daemon: Dpsd, host: MailHost) -> None:
     assert host.reached("10.99.140.1")
 
 
+def test_second_daemon_on_another_store_would_fight_for_the_table(
+    daemon: Dpsd, host: MailHost, tmp_path: Path
+) -> None:
+    daemon.cli("block", "10.99.140.1", "--for", "1h", check=True)
+    refused = Dpsd(host.net.mail, tmp_path / "other").cli("run", timeout=15)
+    assert refused.returncode == 69
+    assert "another dpsd" in refused.stderr
+    assert daemon.running
+    assert host.drops("10.99.140.1")
+    daemon.cli("unblock", "10.99.140.1", check=True)
+
+
 # Signals
 
 
