@@ -1,6 +1,7 @@
 """The store keeps what it was told, tells what it keeps, and says in words why it can't."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.errors import DpsdError, NotPermitted, StoreError
+from dpsd.paths import shipped
 from dpsd.store import SCHEMA, Action, Node, PeerRow, Pruned, Record, Recorded, Store
 from dpsd.store.records import network
 
@@ -592,12 +594,19 @@ def test_root_before_the_daemon_leaves_everything_to_it(place: Path, url: str) -
 
 
 @as_root
-def test_the_daemons_group_may_use_the_store(place: Path, url: str) -> None:
+def test_the_daemons_group_may_use_the_store(
+    place: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The checkout may lie where only root may read, in /root for one; an installed dpsd doesn't.
+    migrations = place.parent / f"{place.name}-migrations"
+    shutil.copytree(shipped("migrations"), migrations)
+    monkeypatch.setattr("dpsd.store.schema.shipped", lambda _: migrations)
     os.chown(place, DAEMON, SHARED)
     place.chmod(0o2770)  # setgid: what an administrator makes is the group's too
     assert become(DAEMON, [], lambda: Store.open(url)) == ""
     assert become(ADMIN, [SHARED], lambda: use(url)) == ""
     assert become(DAEMON, [], lambda: use(url)) == ""
+    shutil.rmtree(migrations)
 
 
 @as_root
