@@ -227,7 +227,7 @@ class Daemon:
             if added is not (entry.list is ListName.WHITE):  # its packets may be dropped now
                 self._end_sessions(self._doomed(engine.sessions_of(entry.peer)))
             if not added and entry.list is not ListName.WHITE:
-                engine.release(entry.peer)
+                engine.forgive(entry.peer)
             log.info("%s", self._told(entry, record.action))
 
     def _doomed(self, keys: Iterable[Key]) -> list[Key]:

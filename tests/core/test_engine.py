@@ -554,3 +554,13 @@ def test_honest_sessions_in_any_order_cost_nothing(sessions: list[str]) -> None:
             stage.play(f"{2 * n + m / 8} {A}#{n} {word}")
     assert stage.evidence(A) == {}
     assert stage.open(A) == 0
+
+
+def test_what_an_operator_lifts_counts_no_more() -> None:
+    stage = Stage()
+    peer = SIZE.parse("192.0.2.77")
+    stage.engine.blocks[peer] = [1.0, 2.0]
+    stage.engine.release(peer)  # its time was over: it counts towards the black list
+    assert stage.engine.blocks[peer] == [1.0, 2.0]
+    stage.engine.forgive(peer)
+    assert peer not in stage.engine.blocks
