@@ -75,8 +75,12 @@ class Server:
             except OSError:
                 return
             session.setblocking(False)
+            try:
+                session.send(GREETING)
+            except ConnectionError:  # the peer is gone already, or was ended
+                session.close()
+                continue
             self.open.add(peer[:2])
-            session.send(GREETING)
             self._selector.register(session, selectors.EVENT_READ, self._answer(peer[:2]))
 
     def _answer(self, peer: tuple[str, int]) -> Callable[[socket.socket], None]:
