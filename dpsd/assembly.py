@@ -7,7 +7,7 @@ from dpsd.config import Config
 from dpsd.core.engine import Engine
 from dpsd.core.events import State
 from dpsd.core.lists import Lists
-from dpsd.core.policy import Policy
+from dpsd.core.policy import Policy, Pool
 from dpsd.core.sessions import Scope
 from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.host import Host
@@ -19,7 +19,7 @@ def policy(config: Config) -> Policy:
     """The numbers that verdicts come from."""
     rules, evidence = config.policy, config.evidence
     return Policy(
-        slots=config.protect.slots,
+        pools=(Pool(frozenset(), config.protect.slots),),
         block_at=rules.block_at,
         block_for=rules.block_for,
         block_max=rules.block_max,
@@ -37,12 +37,17 @@ def policy(config: Config) -> Policy:
         proper={State[name.upper()]: getattr(config.proper_times, name) for name in _TIMED},
         proper_stress={State[name.upper()]: getattr(config.stress, name) for name in _TIMED},
         useful_rate=evidence.useful_rate,
+        useful_stress=config.stress.useful_rate,
         churn_rate=evidence.churn_rate,
         churn_burst=evidence.churn_burst,
         churn_cost=evidence.churn_cost,
+        churn_flood=evidence.churn_flood,
         abort_cost=evidence.abort_cost,
         empty_cost=evidence.empty_cost,
         empty_bytes=evidence.empty_bytes,
+        idle_rate=evidence.idle_rate,
+        idle_burst=evidence.idle_burst,
+        knock_rate=evidence.knock_rate,
         time_wait_allowance=evidence.time_wait_allowance,
         time_wait_cost=evidence.time_wait_cost,
     )

@@ -174,15 +174,18 @@ class Stress:
         0.5,
         "Then useless sessions are ended until only this share is taken.",
     )
-    established: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
+    established: float = key(Duration(high="1d"), "5s", "As in [proper_times].")
     fin_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
-    close_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
+    close_wait: float = key(Duration(high="1d"), "3s", "As in [proper_times].")
     last_ack: float = key(Duration(high="1d"), "5s", "As in [proper_times].")
+    useful_rate: float = key(Number(1, 100_000, "bytes a second"), 64, "As in [evidence].")
     reap_after: float = key(
         Duration(high="1d"),
         "2s",
         "While slots run short, sessions that made no progress for longer are ended to make room,"
-        " those of the peers that hold most of them first.",
+        " those of the peers that hold most of them first. A peer's only session gets three times"
+        " as long; but when peers with one or two such sessions each fill the slots, all of them"
+        " get half. Peers that delivered mail get up to seven times as long.",
     )
 
 
@@ -217,13 +220,34 @@ class Evidence:
         Integer(1, 1_000_000, "sessions"), 100, "How many it may open at once beyond that."
     )
     churn_cost: float = key(
-        Number(0, 1000, "slot-seconds"), 0.5, "What each session costs that is beyond both."
+        Number(0, 1000, "slot-seconds"),
+        0.5,
+        "What each session costs that is beyond both, while slots run short or new sessions flood"
+        " in. It is less the less of both there is, and nothing at rest.",
+    )
+    churn_flood: float = key(
+        Number(0, 10_000, "sessions a second"),
+        1.5,
+        "So many new sessions for each slot, from everybody together, are a flood."
+        " 0: churn costs the same at any time.",
+    )
+    idle_rate: float = key(
+        Number(0, 100_000, "sessions a second"),
+        1,
+        "How often a peer may come for nothing, free of cost: a monitoring probe does.",
+    )
+    idle_burst: int = key(
+        Integer(0, 1_000_000, "sessions"), 30, "How many of these may come at once beyond that."
     )
     abort_cost: float = key(
-        Number(0, 1000, "slot-seconds"), 2, "What a session costs that the peer resets unused."
+        Number(0, 1000, "slot-seconds"),
+        2,
+        "What a session beyond these costs that the peer resets unused.",
     )
     empty_cost: float = key(
-        Number(0, 1000, "slot-seconds"), 1, "What a session costs that is closed without any use."
+        Number(0, 1000, "slot-seconds"),
+        1,
+        "What a session beyond these costs that is closed without any use.",
     )
     empty_bytes: int = key(
         Integer(0, 1_000_000, "bytes"),
@@ -232,14 +256,21 @@ class Evidence:
     )
     crowd_cost: float = key(
         Number(0, 1000, "slot-seconds"),
-        30,
-        "What a session costs that had to be ended because slots ran short; nothing if it had"
-        " delivered before.",
+        35,
+        "What a session costs that had to be ended because slots ran short; half while the server"
+        " may owe it an answer, nothing if it had delivered before.",
     )
     delivered_bytes: int = key(
         Integer(1, 1_000_000, "bytes"),
-        500,
-        "A session delivered something if its peer sent at least this much, headers not counted.",
+        1000,
+        "A session delivered something if its peer sent at least this much, headers not counted."
+        " A TLS handshake takes some 700.",
+    )
+    knock_rate: float = key(
+        Number(0.1, 100_000, "packets a second"),
+        5,
+        "A blocked peer that still sends more than this when its block ends is blocked at once"
+        " again, for twice as long.",
     )
     time_wait_allowance: int = key(
         Integer(0, 1_000_000, "sessions"),

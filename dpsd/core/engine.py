@@ -7,17 +7,18 @@ seconds of one clock that never goes back; entries' instants are on that clock t
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import NamedTuple
 
 from dpsd.core.events import EndpointsOf, Event, Key, Measure, State
+from dpsd.core.knocks import Knocks
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.progress import words
-from dpsd.core.reaper import reap
+from dpsd.core.reaper import Haste, reap
 from dpsd.core.scores import Kind, Peer, Scores
 from dpsd.core.sessions import (
     CLOSED,
@@ -30,6 +31,7 @@ from dpsd.core.sessions import (
     Session,
     Sessions,
 )
+from dpsd.core.swarm import IPV6_AT_LEAST, Swarm, Swarms
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,10 @@ class Verdict:
     sessions: list[Key]
 
 
-STRESS_LASTS = 30.0  # seconds that stress outlasts the pressure: attackers come back
+STRESS_LASTS = 30.0  # seconds that stress and swarms outlast their cause: attackers come back
+OPENED_OVER = 2.0  # seconds over which the rate of new sessions is smoothed
+SWARM = 4  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
+UNANSWERED = 0.5  # share of a session's cost while the server may owe it an answer
 
 
 class Passed(NamedTuple):
@@ -72,13 +77,20 @@ class Engine:
         self.lists = lists
         self.sessions = Sessions(endpoints, size, protects)
         self.scores = Scores(size, policy.half_life, policy.churn_rate, policy.churn_burst)
+        self.swarms = Swarms(policy.half_life)
+        self._knocks = Knocks()
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
         self.immune = immune
         self.lost = 0  # how often events were lost
         self.leaks: dict[str, float] = defaultdict(float)  # the server's overstays, by state
         self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
         self.stress = 0.0
+        self.flood = 0.0
         self._stressed_at = 0.0
+        self._swarmed_at = float("-inf")
+        self._ticked_at = 0.0
+        self._opened = 0  # since the last tick
+        self._rate = 0.0  # of new sessions a second, from everybody
         self._ended: set[Key] = set()  # sessions that were ended for their peers
         self.apply(policy)
 
@@ -86,18 +98,18 @@ class Engine:
         """Go on with another policy."""
         self.policy = policy
         scores = self.scores
-        scores.half_life = policy.half_life
+        scores.half_life = self.swarms.half_life = policy.half_life
+        self.flood = policy.flood(self._rate)
         scores.rate, scores.burst = policy.churn_rate, policy.churn_burst
         self.sessions.proper = policy.proper_times(self.stress)
-        self.sessions.useful_rate = policy.useful_rate
+        self.sessions.useful = policy.useful(self.stress)
         self.sessions.patient = policy.proper[State.ESTABLISHED]
-        self.sessions.delivered_bytes = policy.delivered_bytes
         scores.trust_half_life = policy.trust_half_life
 
     @property
     def pressure(self) -> float:
-        """Sessions that keep a slot busy, as a share of the slots."""
-        return self.sessions.occupying() / self.policy.slots
+        """Sessions that keep a slot busy, as a share of the slots where they are scarcest."""
+        return max(self.sessions.occupying(pool.ports) / pool.slots for pool in self.policy.pools)
 
     @property
     def blind(self) -> bool:
@@ -131,16 +143,41 @@ class Engine:
         """Let time pass, about once a second."""
         self._feel(now)
         self.sessions.proper = self.policy.proper_times(self.stress)
+        self.sessions.useful = self.policy.useful(self.stress)
         verdicts = self._judge(self.sessions.tick(now), now)
         more, ended = self._reap(now)
         over = self.lists.expire(now)
         for entry in over:
             if entry.list == ListName.BLOCK:
                 self.release(entry.peer)
-        return Passed([*verdicts, *more], ended, over)
+        again = self._still_knocking(over, now)
+        return Passed([*verdicts, *more, *again], ended, over)
+
+    def knocked(self, packets: Mapping[Network, int], now: float) -> None:
+        """Take how many packets of each listed peer were dropped since it was listed."""
+        self._knocks.take(packets, self.policy.knock_rate, now)
+
+    def _still_knocking(self, over: list[Entry], now: float) -> list[Verdict]:
+        """Peers whose block is over, but which never stopped: they are listed for longer."""
+        entries: dict[Network, Entry] = {}
+        for entry in over:
+            packets = self._knocks.by(entry.peer, now)
+            if packets and entry.source == "score" and self.lists.decisive(entry.peer) is None:
+                why = f"never stopped knocking: {packets} packets dropped"
+                entries[entry.peer] = self._list(entry.peer, why, now)
+                peer = self.scores.get(self._key(entry.peer))
+                if peer is not None and self.size.is_peer(entry.peer):
+                    peer.listed = True
+        return self._with_sessions(entries)
 
     def _feel(self, now: float) -> None:
         """Set the stress: it rises at once with the pressure, and stays for a while behind it."""
+        passed = now - self._ticked_at
+        if passed > 0:
+            share = min(1.0, passed / OPENED_OVER)
+            self._rate += (self._opened / passed - self._rate) * share
+            self._ticked_at, self._opened = now, 0
+            self.flood = self.policy.flood(self._rate)
         closing = self.sessions.closing() / self.policy.slots
         stress = self.policy.stress(max(self.pressure, closing))
         if stress >= self.stress or now - self._stressed_at > STRESS_LASTS:
@@ -149,25 +186,42 @@ class Engine:
             self._stressed_at = now
 
     def _reap(self, now: float) -> tuple[list[Verdict], list[Key]]:
-        """Make room when slots run out: end useless sessions, and charge their peers."""
-        policy = self.policy
-        # Those that are being ended already; to observe means that they stay.
-        room = self.sessions.occupying() - sum(session.reaped for session in self.sessions)
-        room -= int(policy.stress_until * policy.slots)
-        if not self.stress or self.blind or room <= 0:
+        """Make room where slots run out: end useless sessions, and charge their peers."""
+        if not self.stress or self.blind:
             return [], []
-        reaped = reap(self.sessions, room, policy.reap_after, self._is_spared)
-        guilty: dict[bytes, Peer] = {}
-        for session in reaped:
-            session.reaped = True
-            self._ended.add(session.key)
-            peer = self.scores.peer(session.peer, now)
-            if not self.sessions.delivered(session):  # else it only waits for its next mail
-                cost = policy.crowd_cost * self.stress
-                score = self._charge(peer, Kind.CROWD, "", cost, now)
-                if score >= policy.block_at * self.scores.patience(peer, now):
-                    guilty[peer.key] = peer
-        return self._sentence(guilty, now), [session.key for session in reaped]
+        policy, guilty, ended = self.policy, _Guilty(), list[Key]()
+        for pool in policy.pools:
+            mine = [s for s in self.sessions if not pool.ports or s.port in pool.ports]
+            # Those that are being ended already; to observe means that they stay.
+            room = self.sessions.occupying(pool.ports) - sum(session.reaped for session in mine)
+            room -= int(policy.stress_until * pool.slots)
+            swarming = now - self._swarmed_at <= STRESS_LASTS
+            many = max(1, pool.slots // SWARM)
+            haste = Haste(policy.reap_after, many, swarming, self._patience)
+            reaped, is_swarm = reap(mine, room, haste, self._is_spared)
+            if is_swarm:
+                self._swarmed_at = now
+            for session in reaped:
+                session.reaped = True
+                self._ended.add(session.key)
+                ended.append(session.key)
+                self._crowded(session, guilty, now)
+        return self._sentence(guilty, now), ended
+
+    def _crowded(self, session: Session, guilty: "_Guilty", now: float) -> None:
+        """Charge a session that was ended to make room."""
+        progress, peer = session.progress, self.scores.peer(session.peer, now)
+        if progress is None or self.sessions.delivered(session):
+            return  # it only waited for its next mail
+        if progress.blames_server(self.sessions.server):
+            return
+        cost = self.policy.crowd_cost * self.stress * (UNANSWERED if progress.owed_at else 1.0)
+        self._charge(peer, Kind.CROWD, "", cost, guilty, now)
+
+    def _patience(self, key: bytes) -> float:
+        """How many times longer than a stranger's this peer's sessions may be of no use."""
+        peer = self.scores.get(key)
+        return 1.0 if peer is None else self.scores.patience(peer, self._ticked_at)
 
     def _is_spared(self, session: Session) -> bool:
         """Whether a session is never ended: a white address's, or an immune one's."""
@@ -181,6 +235,7 @@ class Engine:
 
     def release(self, network: Network) -> None:
         """Let peers that left a list start with a clean slate."""
+        self.swarms.clear(network)
         if self.size.is_peer(network):
             self.scores.clear(self._key(network))
             return
@@ -194,6 +249,7 @@ class Engine:
             if peer.listed and self.lists.decisive(self.size.network_of_key(peer.key)) is None:
                 self.scores.clear(peer.key)  # its entry went with all lists, when they were reread
         self.scores.prune(now)
+        self.swarms.prune(now)
         for network, times in list(self.blocks.items()):
             recent = [at for at in times if now - at <= self.policy.black_within]
             if recent:
@@ -219,86 +275,108 @@ class Engine:
 
     def _judge(self, notes: list[Noted], now: float) -> list[Verdict]:
         """Charge what the notes tell; list the peers that have become too expensive."""
-        guilty: dict[bytes, Peer] = {}
-        limit = self.policy.block_at
+        guilty = _Guilty()
+        hurry = max(self.stress, self.flood)
         for note, session, what in notes:
             if note == OPENED:
+                self._opened += 1
                 peer, allowed = self.scores.opened(session.peer, now)
-                if allowed:
-                    continue
-                score = self._charge(peer, Kind.CHURN, "", self.policy.churn_cost, now)
+                if not allowed:
+                    self._charge(peer, Kind.CHURN, "", self.policy.churn_cost * hurry, guilty, now)
             elif note == CLOSED:
-                self._closed(session, now)
-                continue
+                self._closed(session, guilty, now)
             elif note == Note.FOUND:
                 self.scores.peer(session.peer, now).open += 1
-                continue
             else:
-                peer = self.scores.peer(session.peer, now)
-                score = self._charge_rare(note, peer, session, what, now)
-            if score >= limit and score >= limit * self.scores.patience(peer, now):
-                guilty[peer.key] = peer
+                self._judge_rare(note, session, what, guilty, now)
         return [] if not guilty or self.blind else self._sentence(guilty, now)
 
     def _charge(
-        self, peer: Peer, kind: Kind, state: str, cost: float, now: float, count: int = 1
-    ) -> float:
+        self, peer: Peer, kind: Kind, state: str, cost: float, guilty: "_Guilty", now: float,
+        count: int = 1,
+    ) -> None:  # fmt: skip
         """Add evidence, unless the peer is listed already: it can't make it worse from there."""
         if peer.listed or not cost:
-            return 0.0
-        return self.scores.charge(peer, kind, state, cost, now, count)
+            return
+        limit = self.policy.block_at
+        score = self.scores.charge(peer, kind, state, cost, now, count)
+        if score >= limit and score >= limit * self.scores.patience(peer, now):
+            guilty.peers[peer.key] = peer
+        elif len(peer.key) > IPV6_AT_LEAST:
+            found = self.swarms.charge(peer.key, cost, limit, self._has_trusted, now)
+            if found is not None:
+                guilty.swarms[found[0]] = found[1]
 
-    def _charge_rare(
-        self, note: Note, peer: Peer, session: Session, what: float | Measure | None, now: float
-    ) -> float:
+    def _has_trusted(self, prefix: bytes) -> bool:
+        """Whether any peer with this prefix has delivered mail."""
+        return any(peer.trust > 0 and peer.key.startswith(prefix) for peer in self.scores)
+
+    def _judge_rare(
+        self, note: Note, session: Session, what: float | Measure | None, guilty: "_Guilty",
+        now: float,
+    ) -> None:  # fmt: skip
+        peer = self.scores.peer(session.peer, now)
         if note == GONE and isinstance(what, Measure):
-            return self._measured(peer, session, what, now)
-        if note == Note.RESET:
-            return self._reset(peer, session, now)
-        if self.blind or not isinstance(what, float):
-            return 0.0
-        state = State(session.state).name
-        if note == Note.LEAK:
-            self.leaks[state] += what
-            return 0.0
-        cost = what * self.policy.overstay_cost(self.stress)
+            self._measured(peer, session, what, guilty, now)
+        elif note == Note.RESET:
+            self._reset(peer, session, guilty, now)
+        elif not self.blind and isinstance(what, float):
+            state = State(session.state).name
+            if note == Note.LEAK:
+                self.leaks[state] += what
+            else:
+                self._overstayed(peer, session, what, guilty, now)
+
+    def _overstayed(
+        self, peer: Peer, session: Session, seconds: float, guilty: "_Guilty", now: float
+    ) -> None:
+        cost = seconds * self.policy.overstay_cost(self.stress)
         if session.state != State.ESTABLISHED:
             cost = max(0.0, min(cost, self.policy.closing_most - session.charged))
+        elif session.progress is not None and session.progress.blames_server(self.sessions.server):
+            return
         first = not session.charged
         session.charged += cost
-        return self._charge(peer, Kind.OVERSTAY, state, cost, now, count=int(first))
+        state = State(session.state).name
+        self._charge(peer, Kind.OVERSTAY, state, cost, guilty, now, count=int(first))
 
-    def _reset(self, peer: Peer, session: Session, now: float) -> float:
+    def _reset(self, peer: Peer, session: Session, guilty: "_Guilty", now: float) -> None:
         """Without counters a reset is charged when it comes; else GONE tells if it was of use."""
-        if self.sessions.measured is not False or session.key in self._ended:
-            return 0.0
-        return self._charge(peer, Kind.ABORT, "", self.policy.abort_cost, now)
+        if self.sessions.measured is False and session.key not in self._ended:
+            self._of_no_use(peer, Kind.ABORT, guilty, now)
 
-    def _measured(self, peer: Peer, session: Session, measure: Measure, now: float) -> float:
+    def _of_no_use(self, peer: Peer, kind: Kind, guilty: "_Guilty", now: float) -> None:
+        """Charge a session that came for nothing, unless it is one of the few that are free."""
+        policy = self.policy
+        if not self.scores.excuses(peer, policy.idle_rate, policy.idle_burst, now):
+            cost = policy.abort_cost if kind == Kind.ABORT else policy.empty_cost
+            self._charge(peer, kind, "", cost, guilty, now)
+
+    def _measured(
+        self, peer: Peer, session: Session, measure: Measure, guilty: "_Guilty", now: float
+    ) -> None:
         """What the kernel counted of a whole session: was it of any use?"""
         policy = self.policy
         if session.state in (State.TIME_WAIT, State.NONE):  # NONE: an old kernel doesn't tell
             peer.time_wait = max(0, peer.time_wait - 1)
         if measure.octets is None or session.key in self._ended:
             self._ended.discard(session.key)
-            return 0.0
+            return
         if session.state == ESTABLISHED:  # nobody closed it: it was taken from the table
-            return 0.0
+            return
         said = words(measure, self.sessions.version(session))
         if said >= policy.delivered_bytes and session.state != State.CLOSE:
             self.scores.delivered(peer, now)
-        if said > policy.empty_bytes:
-            return 0.0
-        if session.state == State.CLOSE:
-            return self._charge(peer, Kind.ABORT, "", policy.abort_cost, now)
-        return self._charge(peer, Kind.EMPTY, "", policy.empty_cost, now)
+        if said <= policy.empty_bytes:
+            kind = Kind.ABORT if session.state == State.CLOSE else Kind.EMPTY
+            self._of_no_use(peer, kind, guilty, now)
 
-    def _closed(self, session: Session, now: float) -> None:
+    def _closed(self, session: Session, guilty: "_Guilty", now: float) -> None:
         peer = self._one_less(session)
         if peer is not None and session.state == State.TIME_WAIT:
             peer.time_wait += 1
             if peer.time_wait > self.policy.time_wait_allowance:
-                self._charge(peer, Kind.TIME_WAIT, "", self.policy.time_wait_cost, now)
+                self._charge(peer, Kind.TIME_WAIT, "", self.policy.time_wait_cost, guilty, now)
 
     def _one_less(self, session: Session) -> Peer | None:
         peer = self.scores.get(session.peer)
@@ -306,37 +384,64 @@ class Engine:
             peer.open = max(0, peer.open - 1)
         return peer
 
-    def _sentence(self, guilty: dict[bytes, Peer], now: float) -> list[Verdict]:
-        entries: dict[bytes, Entry] = {}
-        for key, peer in guilty.items():
+    def _sentence(self, guilty: "_Guilty", now: float) -> list[Verdict]:
+        entries: dict[Network, Entry] = {}
+        for network, swarm in guilty.swarms.items():
+            if self.lists.decisive(network) is None and not self.immune(network):
+                why = f"{swarm.score:.0f} slot-seconds by {len(swarm.peers)} of its peers together"
+                entries[network] = self._list(network, why, now)
+                self.swarms.clear(network)
+        for key, peer in guilty.peers.items():
             network = self.size.network_of_key(key)
             decisive = self.lists.decisive(network)
             if decisive is not None or self.immune(network):
                 peer.listed = decisive is not None and decisive.list != ListName.WHITE
                 continue
-            entries[key] = self._list(network, peer, now)
-        sessions: dict[bytes, list[Key]] = {key: [] for key in entries}
-        if entries:
-            for session in self.sessions:
-                if session.peer in sessions and not self._is_white(session.key):
-                    sessions[session.peer].append(session.key)
-                    self._ended.add(session.key)
-        return [Verdict(entry, sessions[key]) for key, entry in entries.items()]
+            why = f"{self.scores.score(peer, now):.0f} slot-seconds: {account(peer)}"
+            entries[network] = self._list(network, why, now)
+            peer.listed = True
+        return self._with_sessions(entries)
 
-    def _list(self, network: Network, peer: Peer, now: float) -> Entry:
+    def _with_sessions(self, entries: dict[Network, Entry]) -> list[Verdict]:
+        """Verdicts with the sessions to end, which count for nothing more from now on."""
+        sessions: dict[Network, list[Key]] = {}
+        by_peer: dict[bytes, list[Key]] = {}
+        for network in entries:
+            if self.size.is_peer(network):
+                sessions[network] = by_peer[self._key(network)] = []
+            else:
+                sessions[network] = self.sessions_of(network)
+        if by_peer:
+            for session in self.sessions:
+                if session.peer in by_peer and not self._is_white(session.key):
+                    by_peer[session.peer].append(session.key)
+        for keys in sessions.values():
+            self._ended.update(keys)
+        return [Verdict(entry, sessions[network]) for network, entry in entries.items()]
+
+    def _list(self, network: Network, why: str, now: float) -> Entry:
         before = self.blocks.setdefault(network, [])
         name, until, rank = self.policy.sentence(before, now)
-        reason = f"{self.scores.score(peer, now):.0f} slot-seconds: {account(peer)}"
         if rank > 1:
-            reason += f"; block {rank} within {self.policy.black_within / 86400:g} days"
+            why += f"; block {rank} within {self.policy.black_within / 86400:g} days"
         before.append(now)
-        peer.listed = True
-        entry = Entry(name, network, reason, "score", now, until)
+        entry = Entry(name, network, why, "score", now, until)
         self.lists.put(entry)
         return entry
 
     def _key(self, network: Network) -> bytes:
         return self.size.key(network.network_address.packed)
+
+
+@dataclass(slots=True)
+class _Guilty:
+    """Who reached the limit: peers by their key, and wide prefixes."""
+
+    peers: dict[bytes, Peer] = field(default_factory=dict)
+    swarms: dict[Network, Swarm] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.peers or self.swarms)
 
 
 def _within(inner: Network, outer: Network) -> bool:

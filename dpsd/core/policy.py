@@ -4,6 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dpsd.core.lists import ListName
+from dpsd.core.progress import Useful
+
+MILD = 1 / 3  # share of a flood that a server bears well
+# Seconds of use in advance, at rest and under full pressure; of a mail, for a slow sender's pauses.
+AHEAD, AHEAD_STRESS = 15.0, 1.0
+PAUSE, PAUSE_STRESS = 15.0, 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """So many slots for the sessions to these ports together (none: to all protected ones)."""
+
+    ports: frozenset[int]
+    slots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +28,14 @@ class Policy:
     and under full pressure. stress_at: the pressure from which on they shrink; stress_until: that
     to which the reaper makes room, ending sessions that were useless for longer than reap_after.
     calm_cost: share of an overstay's cost that counts at rest. useful_rate: bytes a second from a
-    peer that are progress. closing_most: the most that a session costs while it is being closed.
+    peer that are progress, useful_stress: under full pressure. closing_most: the most that a
+    session costs while it is being closed. idle_rate, idle_burst: sessions of no use a second and
+    at once that cost a peer nothing. churn_flood: new sessions a second, from everybody and for
+    each slot, that are a flood; 0: churn costs the same at rest. knock_rate: dropped packets a
+    second that are knocking.
     """
 
-    slots: int
+    pools: tuple[Pool, ...]
     block_at: float
     block_for: float
     block_max: float
@@ -35,14 +53,40 @@ class Policy:
     proper: Mapping[int, float]
     proper_stress: Mapping[int, float]
     useful_rate: float
+    useful_stress: float
     churn_rate: float
     churn_burst: float
     churn_cost: float
+    churn_flood: float
     abort_cost: float
     empty_cost: float
     empty_bytes: int
+    idle_rate: float
+    idle_burst: float
+    knock_rate: float
     time_wait_allowance: int
     time_wait_cost: float
+
+    @property
+    def slots(self) -> int:
+        """All slots together."""
+        return sum(pool.slots for pool in self.pools)
+
+    def flood(self, opened: float) -> float:
+        """From 0 to 1: how much of a flood so many new sessions a second from everybody are."""
+        full = self.churn_flood
+        if not full:
+            return 1.0
+        return min(1.0, max(0.0, (opened / self.slots / full - MILD) / (1.0 - MILD)))
+
+    def useful(self, stress: float) -> Useful:
+        """What is progress at this stress (0 to 1)."""
+        return Useful(
+            self.useful_rate + (self.useful_stress - self.useful_rate) * stress,
+            AHEAD + (AHEAD_STRESS - AHEAD) * stress,
+            PAUSE + (PAUSE_STRESS - PAUSE) * stress,
+            self.delivered_bytes,
+        )
 
     def stress(self, pressure: float) -> float:
         """From 0 (calm) to 1 (every slot is taken), rising in between from stress_at on."""

@@ -13,8 +13,11 @@ from dpsd.core.events import Measure
 # a server's system sends without a word from the server itself (SYN and ACK with all options).
 HEADERS = {4: 52, 6: 72}
 WORDLESS = {4: 60, 6: 80}
-AHEAD = 15.0  # seconds that can be bought in advance: a slow sender's pauses
 OWED = 10.0  # seconds that a server may take to answer before the peer's clock goes on
+OWED_AT_LEAST = 1.0  # the same, when it answers others at once
+OWED_A_MAIL = 30.0  # the same, when it may have a whole mail to look through
+SLOW_FOR = 30.0  # seconds after which the slowest answer counts half
+TALK = 64  # bytes from which on a peer that was answered may have asked more than HELO already
 ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
 
 
@@ -24,12 +27,48 @@ def words(measure: Measure, version: int) -> int:
 
 
 @dataclass(slots=True)
+class Server:
+    """How the server has been answering lately, no matter whom.
+
+    answered_at: when it last said anything; slowest: seconds, of the slowest late answer.
+    """
+
+    answered_at: float = 0.0
+    slowest: float = 0.0
+
+    def answered(self, after: float, now: float) -> None:
+        """Take note of an answer that took so many seconds."""
+        faded = self.slowest * 2.0 ** ((self.answered_at - now) / SLOW_FOR)
+        self.slowest, self.answered_at = max(after, faded), now
+
+    def patience(self, since: float) -> float:
+        """For how many seconds it may owe an answer since then before that can't be its fault."""
+        if self.answered_at <= since:  # nobody was answered meanwhile
+            return OWED
+        return min(OWED, max(OWED_AT_LEAST, 2 * self.slowest))
+
+
+@dataclass(frozen=True, slots=True)
+class Useful:
+    """What is of use. rate: bytes a second from the peer; ahead: seconds that can be bought in
+    advance; mail: bytes from the peer from which on it may be a mail; pause: seconds in advance
+    from then on, for a slow sender's pauses.
+    """
+
+    rate: float = 32.0
+    ahead: float = 15.0
+    pause: float = 15.0
+    mail: int = 1000
+
+
+@dataclass(slots=True)
 class Progress:
     """What dumps told of one session.
 
     until: up to when it was of use; at: the last dump that told; said, answered: bytes without
-    headers from the peer and the server; owed: for how long the server has owed an answer;
-    forgotten_at: when the kernel will forget the session if it stays silent.
+    headers from the peer and the server; owed_at: since when the server owes an answer, 0 if it
+    doesn't; lent: seconds that the clock stood still for that; forgotten_at: when the kernel will
+    forget the session if it stays silent.
     """
 
     until: float
@@ -37,32 +76,55 @@ class Progress:
     greeted: bool = False
     said: int = 0
     answered: int = 0
-    owed: float = 0.0
+    owed_at: float = 0.0
+    lent: float = 0.0
     forgotten_at: float = 0.0
 
     def useless(self) -> float:
         """For how many seconds it had been of no use when it was last looked at."""
         return self.at - self.until
 
-    def measured(self, measure: Measure, version: int, rate: float, now: float) -> None:
-        """Take the kernel's counters; rate: bytes a second from the peer that are of use."""
+    def blames_server(self, server: Server) -> bool:
+        """Whether it waits for an answer while the server answers nobody at all."""
+        return bool(self.owed_at) and server.answered_at <= self.owed_at
+
+    def measured(
+        self, measure: Measure, version: int, useful: Useful, server: Server, now: float
+    ) -> None:
+        """Take the kernel's counters, and tell the server's record what it did."""
         said = words(measure, version)
         answers, octets = measure.answers or 0, measure.answered or 0
         answered = max(0, octets - HEADERS[version] * answers)
         self.greeted = self.greeted or octets > WORDLESS[version] * answers
-        if answered > self.answered:
-            self.owed = 0.0
-        elif said > self.said or self.owed:  # it waits for an answer to what it said
-            self.owed += now - self.at
+        spoke, heard = said > self.said, answered > self.answered
         if not self.greeted:
             self.until = now
         else:
-            if 0.0 < self.owed <= OWED:
-                self.until += now - self.at
-            if said > self.said:
-                self.until = min(now + AHEAD, self.until + (said - self.said) / rate)
+            if heard:
+                server.answered(now - self.owed_at if self.owed_at else 0.0, now)
+            self._turn(spoke, heard, said, useful, server, now)
+            if spoke:
+                self.until += (said - self.said) / useful.rate
+            ahead = useful.pause if said >= useful.mail else useful.ahead
+            self.until = min(self.until, now + ahead)
         self.said, self.answered = max(said, self.said), max(answered, self.answered)
         self.at = now
+
+    def _turn(
+        self, spoke: bool, heard: bool, said: int, useful: Useful, server: Server, now: float
+    ) -> None:
+        """Whose turn is it? The clock stands still while it is the server's."""
+        if heard:
+            self.lent = 0.0
+            self.owed_at = now if spoke and said >= TALK else 0.0  # it may have asked once more
+        elif spoke:
+            self.until -= self.lent  # it went on with what it had begun: nothing was owed yet
+            self.lent, self.owed_at = 0.0, now
+        elif self.owed_at:
+            patience = OWED_A_MAIL if said >= useful.mail else server.patience(self.owed_at)
+            if now - self.owed_at <= patience:
+                self.until += now - self.at
+                self.lent += now - self.at
 
     def heard(self, remaining: int, timeout: float, now: float) -> None:
         """Without counters: any packet is progress. The kernel forgets a session a fixed time

@@ -1,42 +1,66 @@
 """The reaper: which sessions to end when the slots run out.
 
 The greediest peer's least useful session first, then the next, until there is room. Sessions that
-make progress, and those that the server hasn't greeted yet, are never among them.
+make progress, and those that the server hasn't greeted yet, are never among them. A peer with a
+single session gets more time, since it costs little; but where very many peers with one or two
+useless sessions each fill the slots, they are one attacker with many addresses: a swarm.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from dpsd.core.events import State
 from dpsd.core.sessions import Session
 
 MOST = 2_000  # sessions at a time: to end them takes the kernel some 0.1 s
+FEW = 2  # sessions of a peer that may be one of a swarm
+LONE, SWARMING = 3.0, 0.5  # by how much longer or shorter their sessions may be useless
+
+
+@dataclass(frozen=True, slots=True)
+class Haste:
+    """after: seconds of no use after which a session may be ended; swarm: how many peers with few
+    useless sessions each are one; swarming: there was one just now; patience: how many times longer
+    a peer's sessions may last.
+    """
+
+    after: float
+    swarm: int
+    swarming: bool = False
+    patience: Callable[[bytes], float] = lambda _: 1.0
 
 
 def reap(
     sessions: Iterable[Session],
     room: int,
-    useless_for: float,
+    haste: Haste,
     is_spared: Callable[[Session], bool] = lambda _: False,
-) -> list[Session]:
-    """Up to `room` open sessions that have been of no use for longer than so many seconds.
+) -> tuple[list[Session], bool]:
+    """Up to `room` open sessions that have been of no use for too long; no more than MOST. And
+    whether there is a swarm.
 
-    A peer's greed is the number of its sessions, whatever their use. No more than MOST at a time.
+    A peer's greed is the number of its sessions, whatever their use.
     """
     room = min(room, MOST)
     if room <= 0:
-        return []
+        return [], False
     held: dict[bytes, int] = defaultdict(int)
     useless: dict[bytes, list[Session]] = defaultdict(list)
     for session in sessions:
         if session.state == State.ESTABLISHED:
             held[session.peer] += 1
-            if not session.reaped and session.useless() > useless_for:
+            if not session.reaped and session.useless() > haste.after * SWARMING:
                 useless[session.peer].append(session)
-    for candidates in useless.values():
-        candidates.sort(key=Session.useless)
-    greed = [(-held[peer], peer) for peer in useless]
+    is_swarm = sum(held[peer] <= FEW for peer in useless) >= haste.swarm
+    greed: list[tuple[int, bytes]] = []
+    for peer, candidates in useless.items():
+        after = haste.after * haste.patience(peer)
+        after *= SWARMING if is_swarm or haste.swarming else LONE if held[peer] == 1 else 1.0
+        candidates[:] = sorted((s for s in candidates if s.useless() > after), key=Session.useless)
+        if candidates:
+            greed.append((-held[peer], peer))
     heapify(greed)
     found: list[Session] = []
     while greed and len(found) < room:
@@ -46,4 +70,4 @@ def reap(
             found.append(session)
         if useless[peer]:
             heappush(greed, (count + 1, peer))
-    return found
+    return found, is_swarm

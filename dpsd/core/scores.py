@@ -43,10 +43,11 @@ class Evidence:
 
 
 class Peer:
-    """What is remembered of one peer. `score` was right at `at`, `trust` at `trusted_at`."""
+    """What is remembered of one peer. `score` was right at `at`, `trust` at `trusted_at`, `idle`
+    (how many sessions of no use it had lately) at `idle_at`."""
 
     __slots__ = (
-        *("at", "evidence", "key", "listed", "open", "refilled", "score"),
+        *("at", "evidence", "idle", "idle_at", "key", "listed", "open", "refilled", "score"),
         *("time_wait", "tokens", "trust", "trusted_at"),
     )
 
@@ -62,6 +63,8 @@ class Peer:
         self.trust = 0.0
         self.trusted_at = now
         self.listed = False
+        self.idle = 0.0
+        self.idle_at = now
 
 
 class Scores:
@@ -107,6 +110,18 @@ class Scores:
             return peer, True
         peer.tokens = tokens
         return peer, False
+
+    def excuses(self, peer: Peer, rate: float, burst: float, now: float) -> bool:
+        """Count a session of no use; whether it was one of those that cost a peer nothing.
+
+        rate, burst: how many of them are free, a second and at once.
+        """
+        peer.idle = max(0.0, peer.idle - (now - peer.idle_at) * rate) + 1
+        peer.idle_at = now
+        if peer.idle <= burst:
+            return True
+        peer.idle = burst
+        return False
 
     def score(self, peer: Peer, now: float) -> float:
         """A peer's score at a time not before its last evidence."""

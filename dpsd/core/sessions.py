@@ -25,7 +25,7 @@ from dpsd.core.events import (
     State,
 )
 from dpsd.core.peers import PeerSize
-from dpsd.core.progress import Progress
+from dpsd.core.progress import Progress, Server, Useful
 
 # By names of the module: an attribute of an enum class takes eight times as long to look up.
 SYN_RECV, ESTABLISHED = State.SYN_RECV, State.ESTABLISHED
@@ -123,12 +123,13 @@ class Sessions:
         self.protects = protects
         self.proper: Mapping[int, float] = {}
         self.patient = 0.0  # seconds that a session which delivered may stay silent at any time
-        self.delivered_bytes = 1  # that the peer said, from which on a session delivered
-        self.useful_rate = 1.0  # bytes a second from the peer that count as progress
+        self.useful = Useful()
+        self.server = Server()
         self.measured: bool | None = None  # does the kernel count bytes (nf_conntrack_acct)?
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
         self.half_open: dict[Key, float] = {}
         self.counts: Counter[int] = Counter()
+        self._established: Counter[int] = Counter()  # by port
         self.losses = 0  # how often events were lost
         self.swept: list[Scope] = []  # dumps that were complete; whoever reads it clears it
         self.scope: Scope = (0, 0)  # of the dump that runs or was the last
@@ -153,10 +154,13 @@ class Sessions:
         states = {State(state).name: n for state, n in sorted(self.counts.items()) if n}
         return {State.SYN_RECV.name: len(self.half_open), **states} if self.half_open else states
 
-    def occupying(self) -> int:
-        """How many sessions keep a slot of the server: all but those the server has closed."""
-        return sum(n for state, n in self.counts.items() if state == ESTABLISHED) + sum(
-            session.closer == Side.PEER and session.state != LAST_ACK
+    def occupying(self, ports: frozenset[int]) -> int:
+        """How many sessions to these ports keep a slot: all but those the server has closed."""
+        open_now = sum(n for port, n in self._established.items() if not ports or port in ports)
+        return open_now + sum(
+            session.closer == Side.PEER
+            and session.state != LAST_ACK
+            and (not ports or session.port in ports)
             for session in self._closing.values()
         )
 
@@ -235,6 +239,7 @@ class Sessions:
         session = Session(key, self._size.key(peer), port, ESTABLISHED, now)
         self._open[key] = session
         self.counts[ESTABLISHED] += 1
+        self._established[port] += 1
         notes.append((note, session, None))
         return session
 
@@ -250,19 +255,25 @@ class Sessions:
         if state in CLOSING:
             if was == ESTABLISHED:
                 self._closing[session.key] = session
+                self._established[session.port] -= 1
             if not session.closer:
                 session.closer = _closer(flags, server_flags)
         elif state == ESTABLISHED:
             self._closing.pop(session.key, None)
+            self._established[session.port] += 1
         else:
-            if state == CLOSE and was == ESTABLISHED:
-                notes.append((Note.RESET, session, None))
+            if was == ESTABLISHED:
+                self._established[session.port] -= 1
+                if state == CLOSE:
+                    notes.append((Note.RESET, session, None))
             self._finish(session, notes)
 
     def _finish(self, session: Session, notes: list[Noted]) -> None:
         del self._open[session.key]
         self._closing.pop(session.key, None)
         self.counts[session.state] -= 1
+        if session.state == ESTABLISHED:
+            self._established[session.port] -= 1
         notes.append((CLOSED, session, None))
 
     def _destroyed(
@@ -303,7 +314,7 @@ class Sessions:
             self.measured = measure.octets is not None
         if measure.octets is not None:
             self.measured = True
-            progress.measured(measure, self.version(session), self.useful_rate, now)
+            progress.measured(measure, self.version(session), self.useful, self.server, now)
         elif measure.remaining is not None:
             progress.heard(measure.remaining, self.established_for, now)
 
@@ -333,7 +344,7 @@ class Sessions:
 
     def delivered(self, session: Session) -> bool:
         """Whether a session was of use before, and may be waiting for its next mail."""
-        return session.progress is not None and session.progress.said >= self.delivered_bytes
+        return session.progress is not None and session.progress.said >= self.useful.mail
 
     def version(self, session: Session) -> int:
         """The IP version of a session, 4 or 6."""

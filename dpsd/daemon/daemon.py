@@ -128,6 +128,7 @@ class Daemon:
             (self._poll, POLL),
             (self._flush, FLUSH),
             (self._look_at_host, 30.0),
+            (self._count_knocks, 30.0),
             (self._prune, 60.0),
             (self._guard.reconcile, 300.0),
             (self._forget, 3600.0),
@@ -293,6 +294,14 @@ class Daemon:
         """Seconds after which neither a peer's score nor its trust matters any more."""
         policy = self._config.policy
         return max(10 * policy.half_life, 6 * policy.trust_half_life)
+
+    async def _count_knocks(self) -> None:
+        try:
+            counted = await asyncio.to_thread(self._guard.table.counters)
+        except DpsdError as problem:
+            log.error("%s; nobody's knocking was counted", problem)
+            return
+        self._engine.knocked(counted[ListName.BLOCK], self._clock.now())
 
     async def _look_at_host(self) -> None:
         try:

@@ -22,6 +22,7 @@ from dpsd.core.events import (
     State,
 )
 from dpsd.core.lists import Drop, Entry, ListName, Lists
+from dpsd.core.policy import Pool
 from tests.core.transcript import PLAIN, SIZE, Stage, endpoints, network, peers, protects
 
 A, B, C = "203.0.113.1", "203.0.113.2", "203.0.113.3"
@@ -157,6 +158,27 @@ def test_a_reset_isnt_judged_before_it_is_known_whether_the_kernel_counts() -> N
     assert stage.play(f"0 {A} GONE").evidence(A) == {}
 
 
+def test_a_few_sessions_of_no_use_are_free() -> None:
+    """A monitoring probe that connects and quits, as often as it is allowed to."""
+    quits = f"{HELD} FIN_WAIT/peer LAST_ACK TIME_WAIT GONE"
+    stage = Stage({"idle_rate": 0.5, "idle_burst": 3.0, "churn_rate": 100.0})
+    for at in range(0, 400, 2):
+        stage.play(f"{at} {A}#{at} {quits}")
+    assert stage.evidence(A) == {}
+    stage.play(crowd(B, 10, quits, at=400))
+    assert stage.evidence(B) == {"empty": 7.0}
+
+
+def test_churn_costs_nothing_before_it_is_a_flood() -> None:
+    stage = Stage({"slots": 10, "churn_flood": 3.0})
+    for at in range(20):
+        stage.play(crowd(A, 10, f"{HELD} CLOSE", at=at, first=100 * at))
+    assert stage.evidence(A) == {}
+    for at in range(20, 30):
+        stage.play(crowd(A, 60, f"{HELD} CLOSE", at=at, first=100 * at))
+    assert stage.listed == [A]
+
+
 def test_time_wait_beyond_the_allowance() -> None:
     closed = f"{HELD} says=500 FIN_WAIT/peer LAST_ACK TIME_WAIT"
     stage = Stage().play(crowd(A, 8, closed))
@@ -216,7 +238,79 @@ def test_slots_are_taken_from_the_greediest_when_they_run_out() -> None:
     assert "crowd" not in {**stage.evidence(B), **stage.evidence(C)}
 
 
+def test_slots_are_made_free_where_they_run_short() -> None:
+    """Two services with slots of their own: the sessions to the other one stay."""
+    pools = Pool(frozenset({25}), 4), Pool(frozenset({587}), 100)
+    stage = Stage({"pools": pools, "reap_after": 5.0, "block_at": 1e6}, dumps=1)
+    stage.play(crowd(A, 6)).play("\n".join(f"0 {B}#{n}@587 {HELD}" for n in range(9)))
+    assert stage.engine.pressure == 1.5
+    stage.until(30)
+    assert peers(stage.ended) == {A}
+    assert stage.states["ESTABLISHED"] == 9 + 3
+
+
+def test_who_waits_for_a_server_that_answers_nobody_pays_nothing() -> None:
+    stage = Stage({"slots": 2, "reap_after": 1.0, "calm_cost": 1.0}, dumps=1)
+    stage.play(crowd(A, 9)).play(f"1 {A}#1 says=100").until(9)
+    paid = stage.evidence(A)["crowd"]
+    stage.play(f"9 {B} {HELD} says=100").play(f"9 {B}#2 {HELD} says=100").until(18)
+    assert stage.evidence(B) == {}
+    assert paid == stage.evidence(A)["crowd"]
+
+
+def test_peers_that_hop_through_a_prefix_are_listed_together() -> None:
+    """Each /64 comes once and pays little; the /56 around them pays for all of them."""
+    rules = {"slots": 2, "reap_after": 1.0, "crowd_cost": 35.0}
+    stage = Stage(rules, dumps=1)
+    for n in range(20):
+        stage.play(f"{n} 2001:db8:7:{n:x}::1 {HELD}")
+    stage.play(f"20 2001:db8:7:100::1 {HELD}").until(60)
+    assert "2001:db8:7::/56" in stage.listed
+    assert all(peer.endswith(("/56", "/48")) for peer in stage.listed)
+    within = [v for _, v in stage.said if str(v.entry.peer) == "2001:db8:7::/56"]
+    assert {p.partition("7:")[0] for p in peers(within[0].sessions)} <= {"2001:db8:"}
+    assert "of its peers together" in within[0].entry.reason
+
+
+@pytest.mark.parametrize("who", ["delivers", "is near"])
+def test_a_prefix_with_an_honest_peer_is_not_listed(who: str) -> None:
+    honest = network("2001:db8:7:ff::1")
+    stage = Stage({"slots": 2, "reap_after": 1.0, "crowd_cost": 35.0}, dumps=1)
+    if who == "is near":
+        stage.engine.immune = honest.overlaps
+    if who == "delivers":
+        mail = f"{HELD} says=9000 FIN_WAIT/peer LAST_ACK TIME_WAIT GONE"
+        stage.play(f"0 2001:db8:7:ff::1 {mail}")
+    for n in range(40):
+        stage.play(f"{n + 1} 2001:db8:7:{n:x}::1 {HELD}")
+    stage.until(80)
+    assert len(peers(stage.ended)) > 20
+    assert stage.listed == []
+
+
 # Sentences
+
+
+def test_who_never_stops_knocking_is_blocked_again_for_longer() -> None:
+    stage = Stage({"knock_rate": 5.0}).play(crowd(A, 80)).play(crowd(B, 80))
+    assert stage.listed == [A, B]
+    for at in range(30, 600, 30):
+        stage.until(at)
+        stage.engine.knocked({network(A): 300 * at, network(B): at // 10}, at)
+    stage.until(610)
+    assert stage.verdicts[2:] == [(600.0, "block", A, 1800.0)]
+    assert "never stopped knocking" in stage.said[-1][1].entry.reason
+    stage.until(1900)
+    assert len(stage.said) == 3
+
+
+def test_who_knocked_long_ago_is_released() -> None:
+    stage = Stage({"knock_rate": 5.0}).play(crowd(A, 80))
+    for at, packets in ((30, 0), (60, 9000), (90, 9001), (560, 9010)):
+        stage.until(at)
+        stage.engine.knocked({network(A): packets}, at)
+    stage.until(700)
+    assert len(stage.said) == 1
 
 
 def test_blocks_double_then_it_is_black() -> None:
@@ -467,7 +561,10 @@ batches = st.lists(
     ),
     max_size=40,
 )
-EDGY = replace(PLAIN, block_at=3.0, closing_most=1.0, slots=4, churn_burst=2.0, half_life=300.0)
+EDGY = replace(
+    PLAIN, block_at=3.0, closing_most=1.0, pools=(Pool(frozenset(), 4), Pool(frozenset({25}), 2)),
+    churn_burst=2.0, half_life=300.0,
+)  # fmt: skip
 
 
 def run(batches: list[tuple[float, str, list[Event]]]) -> Engine:
@@ -498,7 +595,9 @@ def check(engine: Engine, now: float) -> None:
     assert len(sessions) == len(open_)
     assert +sessions.counts == Counter(session.state for session in open_)
     assert all(number >= 0 for number in sessions.counts.values())
-    assert 0 <= sessions.occupying() <= len(open_)
+    everywhere = sessions.occupying(frozenset())
+    assert 0 <= everywhere <= len(open_)
+    assert everywhere == sum(sessions.occupying(frozenset({port})) for port in (25, 587))
     assert not sessions.half_open.keys() & {session.key for session in open_}
     assert sum(sessions.by_state().values()) == len(open_) + len(sessions.half_open)
     for session in open_:

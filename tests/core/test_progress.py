@@ -3,9 +3,10 @@
 import pytest
 
 from dpsd.core.events import Measure
-from dpsd.core.progress import AHEAD, HEADERS, OWED, WORDLESS, Progress, words
+from dpsd.core.progress import HEADERS, OWED, WORDLESS, Progress, Server, Useful, words
 
-RATE = 32.0  # bytes a second
+RATE, AHEAD = 32.0, 15.0  # bytes a second, seconds
+USEFUL = Useful(RATE, AHEAD, AHEAD, mail=1000)
 
 
 def counters(said: int, answered: int, packets: int = 4) -> Measure:
@@ -18,11 +19,11 @@ def counters(said: int, answered: int, packets: int = 4) -> Measure:
     )
 
 
-def told(*dumps: tuple[float, int, int]) -> Progress:
+def told(*dumps: tuple[float, int, int], server: Server | None = None) -> Progress:
     """A session that began at 0, after dumps of (when, said, answered)."""
     progress = Progress(0.0, 0.0)
     for now, said, answered in dumps:
-        progress.measured(counters(said, answered), 4, RATE, now)
+        progress.measured(counters(said, answered), 4, USEFUL, server or Server(), now)
     return progress
 
 
@@ -45,15 +46,65 @@ def test_useless(what: str, dumps: list[tuple[float, int, int]], useless: float)
     assert told(*dumps).useless() == pytest.approx(useless), what
 
 
+ASKED = (1, HELO, 75), (2, HELO + 40, 75)  # it asked again; nothing was answered yet
+
+
 def test_the_clock_stands_still_while_the_server_owes_an_answer() -> None:
-    waiting = told((1, HELO, 75), (2, HELO + 40, 75))  # it asked; nothing was answered
-    before = waiting.useless()
-    waiting.measured(counters(HELO + 40, 75), 4, RATE, OWED)
-    assert waiting.useless() == before
-    waiting.measured(counters(HELO + 40, 75), 4, RATE, OWED + 50)  # not for ever: half a command
-    assert waiting.useless() == pytest.approx(before + 50)
-    waiting.measured(counters(HELO + 40, 105), 4, RATE, OWED + 51)
-    assert waiting.owed == 0.0
+    at_once = told(*ASKED).useless()
+    assert told(*ASKED, (2 + OWED, HELO + 40, 75)).useless() == at_once
+    # But not for ever: it may be half a command.
+    after = told(*ASKED, (2 + OWED, HELO + 40, 75), (62, HELO + 40, 75))
+    assert after.useless() == pytest.approx(at_once + 60 - OWED)
+    answered = told(*ASKED, (2 + OWED, HELO + 40, 105))
+    assert not answered.owed_at
+
+
+def test_a_server_that_answers_others_at_once_owes_this_one_nothing_for_long() -> None:
+    busy = Server()
+    progress = told(*ASKED, server=busy)
+    before = progress.useless()
+    for second in range(3, 12):
+        busy.answered(0.2, second)
+        progress.measured(counters(HELO + 40, 75), 4, USEFUL, busy, second)
+    assert progress.useless() == pytest.approx(before + 8)  # it stood still for one second
+    assert not progress.blames_server(busy)
+    assert told(*ASKED).blames_server(Server())  # nobody was answered
+
+
+def test_a_slow_server_is_given_twice_the_time_that_it_takes() -> None:
+    slow = Server()
+    slow.answered(4.0, 2.5)
+    assert slow.patience(since=2.0) == 8.0
+    assert slow.patience(since=2.5) == OWED  # nobody was answered since
+    slow.answered(0.1, 92.5)
+    assert slow.patience(since=2.0) == pytest.approx(1.0)  # that was long ago
+
+
+def test_who_goes_on_unanswered_had_not_finished() -> None:
+    """A byte now and then: the clock stood still for nothing, and is set right."""
+    dripping = [(float(at), HELO + at // 3, 75) for at in range(1, 31)]
+    assert told(*dripping).useless() == pytest.approx(30 - (HELO + 10) / RATE, abs=3)
+
+
+def test_a_whole_mail_takes_the_server_time_to_look_through() -> None:
+    sent = told((1, HELO, 75), (2, 9000, 75), (30, 9000, 75))
+    assert sent.useless() <= 0
+
+
+def test_who_asks_and_is_answered_at_the_same_time_may_have_asked_once_more() -> None:
+    asked = told((1, 70, 75), (5, 70, 75))
+    greeted_only = told((1, HELO, 75), (5, HELO, 75))
+    assert asked.owed_at
+    assert not greeted_only.owed_at
+    assert asked.useless() < 0 < greeted_only.useless()
+
+
+def test_a_mail_may_pause_for_longer_than_talk() -> None:
+    hasty = Useful(RATE, ahead=1.0, pause=6.0, mail=1000)
+    for said, ahead in ((999, 1.0), (1000, 6.0)):
+        progress = Progress(0.0, 0.0)
+        progress.measured(counters(said, 75), 4, hasty, Server(), 1.0)
+        assert progress.useless() == -ahead
 
 
 def test_an_answer_alone_is_no_progress_of_the_peer() -> None:

@@ -46,6 +46,7 @@ from dpsd.core.events import (
 )
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
+from dpsd.core.policy import Pool
 
 SIZE = PeerSize()
 SERVERS = {4: "192.0.2.25", 6: "2001:db8::25"}
@@ -56,7 +57,7 @@ Key = tuple[str, int, str, int]
 
 PLAIN = replace(
     assembly.policy(Config()),
-    slots=1000,
+    pools=(Pool(frozenset(), 1000),),
     block_at=60.0,
     block_for=600.0,
     block_max=86400.0,
@@ -82,6 +83,9 @@ PLAIN = replace(
     churn_rate=1.0,
     churn_burst=10.0,
     churn_cost=1.0,
+    churn_flood=0.0,
+    idle_rate=0.0,
+    idle_burst=0.0,
     abort_cost=2.0,
     empty_cost=1.0,
     empty_bytes=200,
@@ -142,6 +146,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         white = [Entry(ListName.WHITE, network(peer), "", "operator", 0.0) for peer in self.white]
+        if slots := self.rules.pop("slots", 0):
+            self.rules["pools"] = (Pool(frozenset(), slots),)
         self.engine = Engine(
             replace(PLAIN, **self.rules), SIZE, Lists(white), endpoints, protects, self.immune
         )
