@@ -1,7 +1,7 @@
-"""The three lists: entries, precedence, expiry, and what differs between two states of them."""
+"""The three lists: entries, precedence and expiry."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
@@ -130,22 +130,3 @@ class Lists:
     def elements(self) -> dict[Element, float | None]:
         """What has to be in the kernel, with the instants of expiry."""
         return {(entry.list, entry.peer): entry.expires_at for entry in self}
-
-
-def diff(
-    wanted: Mapping[Element, float | None],
-    found: Mapping[Element, float | None],
-    tolerance: float = 2.0,
-) -> list[Change]:
-    """The changes that make `found` into `wanted`; instants within `tolerance` s are equal."""
-    changes: list[Change] = [Drop(*element) for element in found.keys() - wanted.keys()]
-    for element, until in wanted.items():
-        if element not in found or not _same_instant(until, found[element], tolerance):
-            changes.append(Put(*element, until))
-    return changes
-
-
-def _same_instant(a: float | None, b: float | None, tolerance: float) -> bool:
-    if a is None or b is None:
-        return a is b
-    return abs(a - b) <= tolerance

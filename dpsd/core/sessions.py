@@ -1,8 +1,8 @@
 """Sessions: what the kernel's events say about each connection to a protected port.
 
 Goes in: events and the time. Comes out: notes, one for each thing about a session that may cost
-its peer something or tells that it ended. Half-open connections are only counted for the whole
-host: their source may be forged, so they are nobody's session until the handshake is proven.
+its peer something or tells that it ended. Half-open connections are only counted, by dumps and for
+the whole host: their source may be forged, so they are nobody's until the handshake is proven.
 """
 
 from collections import Counter
@@ -31,7 +31,6 @@ from dpsd.core.progress import Progress, Server, Useful
 SYN_RECV, ESTABLISHED = State.SYN_RECV, State.ESTABLISHED
 LAST_ACK, CLOSE = State.LAST_ACK, State.CLOSE
 CLOSING = frozenset((State.FIN_WAIT, State.CLOSE_WAIT, LAST_ACK))
-HALF_OPEN_FOR = 120.0  # seconds; longer than a kernel keeps SYN_RECV, so its end was missed
 
 
 class Side(IntEnum):
@@ -127,7 +126,7 @@ class Sessions:
         self.server = Server()
         self.measured: bool | None = None  # does the kernel count bytes (nf_conntrack_acct)?
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
-        self.half_open: dict[Key, float] = {}
+        self._half_open: dict[Scope, int] = {}  # as the last dump of each scope had them
         self.counts: Counter[int] = Counter()
         self._established: Counter[int] = Counter()  # by port
         self.losses = 0  # how often events were lost
@@ -152,7 +151,12 @@ class Sessions:
     def by_state(self) -> dict[str, int]:
         """How many sessions are in each state; SYN_RECV: half-open, of unproven peers."""
         states = {State(state).name: n for state, n in sorted(self.counts.items()) if n}
-        return {State.SYN_RECV.name: len(self.half_open), **states} if self.half_open else states
+        return {State.SYN_RECV.name: self.half_open, **states} if self.half_open else states
+
+    @property
+    def half_open(self) -> int:
+        """How many connections were half open when a dump last told. Their source may be forged."""
+        return sum(self._half_open.values())
 
     def occupying(self, ports: frozenset[int]) -> int:
         """How many sessions to these ports keep a slot: all but those the server has closed."""
@@ -179,12 +183,8 @@ class Sessions:
             elif (session := known(key)) is not None:
                 if state != session.state:
                     self._move(session, state, a, b, now, notes)
-            elif state == SYN_RECV:
-                self.half_open[key] = now
-            else:
-                self.half_open.pop(key, None)
-                if state == ESTABLISHED and status & ASSURED:
-                    self._begin(key, OPENED, now, notes)
+            elif state == ESTABLISHED and status & ASSURED:
+                self._begin(key, OPENED, now, notes)
         return notes
 
     def tick(self, now: float) -> list[Noted]:
@@ -225,12 +225,12 @@ class Sessions:
         elif kind == BEGIN:
             self.scope, self._round_began = (event[4], event[5]), now
             self._round += 1
+            self._half_open[self.scope] = 0
             self._losses_before = self.losses
         elif kind == END and event[4] == 0:
             self._end_of_dump(now, notes)
         elif kind == LOST:
             self.losses += 1
-            self.half_open.clear()  # the next dump tells which there are
 
     def _begin(self, key: Key, note: Note, now: float, notes: list[Noted]) -> Session | None:
         peer, server, _, port = self.endpoints(key)
@@ -279,7 +279,6 @@ class Sessions:
     def _destroyed(
         self, key: Key, status: int, state: int, measure: Measure, now: float, notes: list[Noted]
     ) -> None:
-        self.half_open.pop(key, None)
         session = self._open.get(key)
         if session is not None:
             self._finish(session, notes)
@@ -297,9 +296,8 @@ class Sessions:
         session = self._open.get(key)
         if session is None:
             if state == SYN_RECV:
-                self.half_open.setdefault(key, now)
+                self._half_open[self.scope] = self._half_open.get(self.scope, 0) + 1
                 return
-            self.half_open.pop(key, None)
             if status & ASSURED and (state == ESTABLISHED or state in CLOSING):
                 session = self._begin(key, Note.FOUND, now, notes)
         if session is None:
@@ -332,9 +330,6 @@ class Sessions:
                 over = session.useless() - (self.patient if self.delivered(session) else proper)
                 if over > 0 and now > last:
                     notes.append((Note.OVERSTAY, session, min(over, now - last)))
-        for key, since in list(self.half_open.items()):
-            if since < self._round_began - HALF_OPEN_FOR:
-                del self.half_open[key]
         if self.losses == self._losses_before:
             self.swept.append(self.scope)
 

@@ -440,7 +440,7 @@ class Daemon:
             },
             "sessions": {
                 "open": len(engine.sessions),
-                "half_open": len(engine.sessions.half_open),
+                "half_open": engine.sessions.half_open,
                 "by_state": engine.sessions.by_state(),
             },
             "peers": len(engine.scores),

@@ -58,7 +58,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Events:
     """The socket that conntrack's events arrive on. `buffer` holds the last batch.
 
-    The kernel passes on only what concerns TCP to the given ports and is more than the first SYN
+    The kernel passes on only what concerns TCP to the given ports and is more than half open
     (see _port_filter). `room`: bytes that may wait to be read; beyond the system's limit
     (net.core.rmem_max) with CAP_NET_ADMIN.
     """
@@ -227,14 +227,16 @@ def _enlarge(sock: socket.socket, room: int) -> None:
 
 
 def _port_filter(ports: Sequence[int]) -> list[bytes]:
-    """A classic BPF program that passes TCP events to these ports, but no first SYN.
+    """A classic BPF program that passes TCP events to these ports, but none of half-open sessions.
 
-    A session matters once the server has answered it, so SYN_SENT would be one event in six for
-    nothing. What isn't laid out as expected passes: the decoder judges it.
+    A session matters once its peer is proven, so SYN_SENT and SYN_RECV would be two events in
+    seven for nothing, and a flood of forged SYNs costs no event at all. What isn't laid out as
+    expected passes: the decoder judges it.
     The kernel's net/core/filter.c finds the attributes (SKF_AD_NLATTR and SKF_AD_NLATTR_NEST).
     """
     ld_imm, ldx_imm, ld_byte = 0x00, 0x01, 0x30
-    ld_byte_x, ld_half_x, store, load, tax, equal, ret = 0x50, 0x48, 0x02, 0x60, 0x07, 0x15, 0x06
+    ld_byte_x, ld_half_x, store, load, tax = 0x50, 0x48, 0x02, 0x60, 0x07
+    equal, greater, ret = 0x15, 0x25, 0x06
     find, find_nested = 0xFFFFF000 + 12, 0xFFFFF000 + 16
     value = ctnetlink.ATTRIBUTE.size
 
@@ -249,7 +251,7 @@ def _port_filter(ports: Sequence[int]) -> list[bytes]:
         *[op(ld_imm, ctnetlink.BODY), *seek(ctnetlink.PROTOINFO, find)],
         op(equal, 0, 8, 0),  # a DESTROY of an old kernel has none: go on with the tuple
         *[*seek(ctnetlink.PROTOINFO_TCP), *seek(ctnetlink.TCP_STATE)],
-        *[op(tax), op(ld_byte_x, value), op(equal, State.SYN_SENT, 0, 1), op(ret, 0)],
+        *[op(tax), op(ld_byte_x, value), op(greater, State.SYN_RECV, 1, 0), op(ret, 0)],
     ]
     proto = [
         *[op(ld_imm, ctnetlink.BODY), *seek(ctnetlink.TUPLE_ORIG, find), *pass_if_absent],

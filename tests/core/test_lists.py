@@ -1,12 +1,11 @@
-"""The lists against a model of them, and the differences of two states."""
+"""The lists against a model of them."""
 
 from ipaddress import IPv4Network
 
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dpsd.core.lists import Drop, Element, Entry, ListName, Lists, Put, diff
+from dpsd.core.lists import Drop, Element, Entry, ListName, Lists, Put
 from dpsd.core.peers import Network, parse_network
 
 BASE = 0x0A000000
@@ -96,31 +95,3 @@ def test_white_goes_before_black_before_block_whatever_the_width() -> None:
 def test_an_ipv4_entry_says_nothing_of_ipv6() -> None:
     lists = Lists([entry(ListName.BLOCK, parse_network("0.0.0.0/0"))])
     assert lists.decisive(parse_network("::1")) is None
-
-
-@given(states, states)
-def test_diff_makes_one_state_into_the_other(
-    wanted: dict[Element, float | None], found: dict[Element, float | None]
-) -> None:
-    state = dict(found)
-    for change in diff(wanted, found, tolerance=0):
-        if isinstance(change, Put):
-            state[change.list, change.peer] = change.expires_at
-        else:
-            del state[change.list, change.peer]
-    assert state == wanted
-
-
-@given(states)
-def test_equal_states_differ_in_nothing(state: dict[Element, float | None]) -> None:
-    a_little_later = {e: None if until is None else until + 1.5 for e, until in state.items()}
-    assert diff(state, a_little_later) == []
-
-
-def test_times_further_apart_than_the_tolerance_differ() -> None:
-    element = ListName.BLOCK, parse_network("10.0.0.1")
-    put = [Put(*element, 100.0)]
-    assert diff({element: 100.0}, {element: 102.1}) == put
-    assert diff({element: 100.0}, {element: None}) == put
-    assert diff({element: 100.0}, {element: 97.0}) == put
-    assert diff({element: None}, {element: 1e12}) == [Put(*element, None)]

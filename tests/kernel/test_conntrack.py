@@ -150,7 +150,8 @@ def test_only_tcp_to_these_ports_and_no_first_packet(
     expected = [
         event
         for event in all_events
-        if endpoints(event[1]).server_port in passed and event[3] != State.SYN_SENT
+        if endpoints(event[1]).server_port in passed
+        and event[3] not in (State.SYN_SENT, State.SYN_RECV)
     ]
     assert events == expected[: len(events)]
     assert sum(event[0] == DESTROY for event in events) == 4 * len(passed)
@@ -166,7 +167,7 @@ def test_a_session_is_told_from_handshake_to_end(stage: Stage, version: int) -> 
         run("conntrack -F")
         assert eventually(lambda: receive()[-1][0] == DESTROY)
         events = receive()
-    assert [*dict.fromkeys(event[3] for event in events)][:3] == [2, 3, 4]
+    assert [*dict.fromkeys(event[3] for event in events)][:2] == [3, 4]
     assert {event[0] for event in events} == {UPDATE, DESTROY}
     assert len({event[1] for event in events}) == 1
 
