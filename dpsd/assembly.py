@@ -3,23 +3,41 @@
 from collections.abc import Callable
 from functools import lru_cache
 
+from dpsd import mta
 from dpsd.config import Config
 from dpsd.core.engine import Engine
 from dpsd.core.events import State
 from dpsd.core.lists import Lists
-from dpsd.core.policy import Policy
+from dpsd.core.policy import Policy, Pool
 from dpsd.core.sessions import Scope
 from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.host import Host
+from dpsd.mta import Mta, Slots, assumed
 
 _TIMED = ("established", "fin_wait", "close_wait", "last_ack")
 
 
-def policy(config: Config) -> Policy:
+def ask(config: Config) -> Mta:
+    """What the mail server of this host says; on a gateway there is none to ask. Not in a loop."""
+    if config.protect.addresses:
+        return Mta((assumed("the servers are behind this gateway"),))
+    return mta.ask(config.protect.ports, config.protect.postfix)
+
+
+def slots(config: Config, said: Mta | None = None) -> tuple[Slots, ...]:
+    """The pools of slots, each with where it comes from; said: by the mail server."""
+    if config.protect.slots is not None:
+        return (Slots(Pool(frozenset(), config.protect.slots), "protect.slots"),)
+    return (assumed("the mail server was not asked"),) if said is None else said.slots
+
+
+def policy(config: Config, said: Mta | None = None) -> Policy:
     """The numbers that verdicts come from."""
     rules, evidence = config.policy, config.evidence
+    pools = tuple(each.pool for each in slots(config, said))
     return Policy(
-        slots=config.protect.slots,
+        pools=pools,
+        slots=sum(pool.slots for pool in pools),
         block_at=rules.block_at,
         block_for=rules.block_for,
         block_max=rules.block_max,

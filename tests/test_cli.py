@@ -23,10 +23,11 @@ from typing import Any
 
 import pytest
 
-from dpsd import __version__
+from dpsd import __version__, assembly
 from dpsd.cli import editing, main, own
 from dpsd.core.lists import Entry, ListName
 from dpsd.errors import KernelError, NotPermitted
+from dpsd.mta import Mta, assumed
 from dpsd.store import Action, Node, PeerRow, Record, Store
 
 COMMANDS = (
@@ -483,6 +484,7 @@ def test_status_without_a_daemon(dpsd: Run) -> None:
         "running": False,
         "mode": None,
         "pressure": None,
+        "slots": [],
         "events": {"received": 0, "lost": 0},
         "sessions": {"open": 0, "by_state": {}},
         "peers": 0,
@@ -501,6 +503,7 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
         "peers": 7,
         "blind": True,
         "server_leaks": {"CLOSE_WAIT": 33},
+        "slots": [{"ports": [25, 587], "slots": 60, "source": "somebody"}],
     }
     with daemon(url, applied=0, mode="observe", **told):
         status = dpsd("status", "--json").json
@@ -509,6 +512,7 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
     assert (status["running"], status["mode"], status["pid"]) == (True, "observe", os.getpid())
     assert status["revision"] == {"stored": 0, "applied": 0}
     assert re.search(r"^pressure +25% of the slots$", text, re.M)
+    assert re.search(r"^slots +60 for 25, 587: somebody$", text, re.M)
     assert re.search(r"^events +received 12, lost 3; some are missing, so nobody is", text, re.M)
     assert re.search(
         r"^server +slot-seconds that its own overstays cost: CLOSE_WAIT 33$", text, re.M
@@ -543,10 +547,22 @@ def test_check(
 ) -> None:
     found = [SimpleNamespace(severity=s, text=f"a {s}", mend="do this") for s in severities]
     stand_in(monkeypatch, "dpsd.kernel.abilities", problems=lambda _: found)
+    monkeypatch.setattr(assembly, "ask", lambda _: Mta((assumed("so"),)))
     said = dpsd("check")
     assert said.code == code
     assert said.out == "".join(f"{s}: a {s}\n  do this\n" for s in severities)
-    assert said.err == ("" if severities else "all is well\n")
+    slots = "slots: 100 for 25, 465, 587: assumed, because so\n"
+    assert said.err == slots + ("" if severities else "all is well\n")
+
+
+def test_check_tells_that_the_mail_server_does_not_answer(
+    dpsd: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, "dpsd.kernel.abilities", problems=lambda _: [])
+    monkeypatch.setattr(assembly, "ask", lambda _: Mta((assumed("so"),), None, "it broke"))
+    said = dpsd("check")
+    assert (said.code, said.out) == (0, "warning: the mail server can't be asked: it broke\n")
+    assert "all is well" not in said.err
 
 
 def test_check_tells_of_the_store_and_makes_none(

@@ -47,7 +47,9 @@ def test_the_defaults_that_the_design_names() -> None:
     config = Config()
     assert config.protect.ports == (25, 465, 587)
     assert config.protect.addresses == ()
-    assert config.protect.slots == 100
+    assert config.protect.slots is None  # "auto"
+    assert parse("protect.slots = 100").protect.slots == 100
+    assert parse('protect.slots = "auto"') == config
     assert config.store.url == "sqlite:////var/lib/dpsd/dpsd.db"
     assert (config.policy.block_at, config.policy.block_for) == (60.0, 600.0)
     assert config.policy.black_after == 5

@@ -12,10 +12,12 @@ from dpsd.config.kinds import (
     Choice,
     Duration,
     Flag,
+    Folder,
     Integer,
     Kind,
     ListOf,
     Number,
+    OrAuto,
     Peer,
     Prefix,
     Size,
@@ -57,12 +59,19 @@ class Protect:
         [],
         "The servers' addresses, when dpsd runs on a gateway before them. Empty: this host's own.",
     )
-    slots: int = key(
-        Integer(1, 1_000_000, "sessions"),
-        100,
-        "How many sessions the mail server can hold at a time: with Postfix, the process limit of"
-        " smtpd in master.cf, or else default_process_limit. What is open, as a share of it, is"
-        " the pressure.",
+    slots: int | None = key(
+        OrAuto(Integer(1, 1_000_000, "sessions")),
+        "auto",
+        "How many sessions the mail server can hold at a time, over all ports together. What is"
+        ' open, as a share of it, is the pressure. "auto": the mail server of this host is asked,'
+        " which with Postfix gives a number for each of its services; `dpsd status` shows them."
+        " Where nobody can tell, it is 100.",
+    )
+    postfix: str = key(
+        Folder(),
+        "/etc/postfix",
+        "The configuration of the Postfix that serves the ports: its process limits are the slots,"
+        " and its mynetworks are white. Empty: it isn't asked.",
     )
 
 

@@ -7,9 +7,18 @@ from dpsd.core.lists import ListName
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """How many sessions to these ports the server can hold at a time; no ports: to all of them."""
+
+    ports: frozenset[int]
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The numbers that verdicts come from. Durations are seconds, costs are slot-seconds.
 
+    pools: the server's slots, port by port; slots: all of them together.
     proper, proper_stress: how long a session may stay in a state (ESTABLISHED: be useless) at rest
     and under full pressure. stress_at: the pressure from which on they shrink; stress_until: that
     to which the reaper makes room, ending sessions that were useless for longer than reap_after.
@@ -17,6 +26,7 @@ class Policy:
     peer that are progress. closing_most: the most that a session costs while it is being closed.
     """
 
+    pools: tuple[Pool, ...]
     slots: int
     block_at: float
     block_for: float

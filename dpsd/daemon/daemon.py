@@ -24,6 +24,7 @@ from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import AGAIN, Guard
 from dpsd.daemon.keeper import Keeper, News
 from dpsd.daemon.listener import Listener
+from dpsd.daemon.mailserver import MailServer
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import conntrack, host
@@ -51,6 +52,7 @@ class Daemon:
         self._stopped = asyncio.Event()
         self._keeper = Keeper(self._config.store.url, self._clock)
         self._host = host.look()
+        self._mail = MailServer()
         self._engine = assembly.engine(self._config, self._host, Lists())
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
         self._listener: Listener | None = None
@@ -87,8 +89,10 @@ class Daemon:
     async def _begin(self) -> None:
         await self._keeper.open()
         self._guard.claim()
+        self._mail.take(self._config, await self._mail.ask(self._config))
         await self._keeper.agree(self._config.white)
         engine = self._engine
+        engine.apply(assembly.policy(self._config, self._mail.said))
         for entry in await self._keeper.load():
             engine.lists.put(entry)
         await self._remember()
@@ -129,6 +133,7 @@ class Daemon:
             (self._flush, FLUSH),
             (self._look_at_host, 30.0),
             (self._prune, 60.0),
+            (self._ask_mail_server, 300.0),
             (self._guard.reconcile, 300.0),
             (self._forget, 3600.0),
         ]
@@ -305,6 +310,13 @@ class Daemon:
             self._engine.immune = found.is_near
             self._engine.sessions.protects = assembly.protects(self._config, found)
 
+    async def _ask_mail_server(self) -> None:
+        async with self._reloading:
+            before = self._mail.said
+            self._mail.take(self._config, await self._mail.ask(self._config))
+            if self._mail.said != before:
+                self._engine.apply(assembly.policy(self._config, self._mail.said))
+
     # Beginning, and beginning anew
 
     async def _remember(self) -> None:
@@ -379,6 +391,7 @@ class Daemon:
         fixed = needs_restart(self._config, config)
         if fixed:
             raise ConfigError(f"{', '.join(fixed)}: a change takes a restart of the daemon")
+        said = await self._mail.ask(config)
         await self._keeper.agree(config.white)
         try:
             await self._guard.replace(self._spec(config))
@@ -390,8 +403,9 @@ class Daemon:
         ports, old_ports = config.protect.ports, self._config.protect.ports
         self._config = config
         _set_level(config)
+        self._mail.take(config, said)
         engine = self._engine
-        engine.apply(assembly.policy(config))
+        engine.apply(assembly.policy(config, said))
         engine.sessions.protects = assembly.protects(config, self._host)
         engine.sessions.established_for = config.forget.established
         if ports != old_ports and self._listener is not None:
@@ -423,6 +437,7 @@ class Daemon:
         listener = self._listener
         return {
             "pressure": round(engine.pressure, 3),
+            "slots": self._slots(),
             "blind": engine.blind,
             "events": {
                 "received": 0 if listener is None else listener.received,
@@ -438,6 +453,17 @@ class Daemon:
             "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
             "repairs": self._guard.repairs,
         }
+
+    def _slots(self) -> list[dict[str, Any]]:
+        config = self._config
+        return [
+            {
+                "ports": sorted(each.pool.ports or config.protect.ports),
+                "slots": each.pool.slots,
+                "source": each.source,
+            }
+            for each in assembly.slots(config, self._mail.said)
+        ]
 
     def _rows(self) -> list[PeerRow]:
         """The peers whose scores changed most lately, some of them if there are very many."""

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsd import assembly
-from dpsd.config import Config
+from dpsd import assembly, mta
+from dpsd.config import Config, parse
 from dpsd.core.events import State
 from dpsd.core.lists import ListName
+from dpsd.core.policy import Pool
+from dpsd.mta import Mta, Slots
 from tests.core.transcript import PLAIN
 
 DAY = 86400.0
@@ -75,9 +77,28 @@ def test_without_black_after_blocks_grow_up_to_block_max() -> None:
     assert policy.sentence([0.0] * 5000, 0.0)[0] == ListName.BLOCK
 
 
+def test_slots_are_what_the_mail_server_says_or_what_is_set() -> None:
+    pools = (Pool(frozenset({25}), 60), Pool(frozenset({587}), 20))
+    said = Mta(tuple(Slots(pool, "somebody") for pool in pools))
+    policy = assembly.policy(Config(), said)
+    assert (policy.slots, policy.pools) == (80, pools)
+    policy = assembly.policy(parse("protect.slots = 7"), said)
+    assert (policy.slots, policy.pools) == (7, (Pool(frozenset(), 7),))
+
+
+def test_a_gateway_asks_no_mail_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mta, "ask", lambda *_: pytest.fail("was asked"))
+    said = assembly.ask(parse('protect.addresses = ["192.0.2.1"]'))
+    (slots,) = assembly.slots(Config(), said)
+    assert (slots.pool, slots.source) == (
+        Pool(frozenset(), 100),
+        "assumed, because the servers are behind this gateway",
+    )
+
+
 def test_the_configuration_is_what_the_policy_says() -> None:
     policy, config = assembly.policy(Config()), Config()
-    assert policy.slots == config.protect.slots
+    assert (policy.slots, policy.pools) == (100, (Pool(frozenset(), 100),))
     assert policy.block_at == config.policy.block_at
     assert set(policy.proper) == set(policy.proper_stress)
     assert policy.proper[State.ESTABLISHED] == config.proper_times.established
