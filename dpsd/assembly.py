@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from dpsd import mta
 from dpsd.config import Config
+from dpsd.config.keys import STATES, ProperTimes, Stress
 from dpsd.core.engine import Engine
 from dpsd.core.events import State
 from dpsd.core.lists import Lists
@@ -13,8 +14,6 @@ from dpsd.core.sessions import Scope
 from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.host import Host
 from dpsd.mta import Mta, Slots, assumed
-
-_TIMED = ("established", "fin_wait", "close_wait", "last_ack")
 
 
 def ask(config: Config) -> Mta:
@@ -34,6 +33,7 @@ def slots(config: Config, said: Mta | None = None) -> tuple[Slots, ...]:
 def policy(config: Config, said: Mta | None = None) -> Policy:
     """The numbers that verdicts come from."""
     rules, evidence = config.policy, config.evidence
+    own = sorted({*config.proper_times.at_ports, *config.stress.at_ports})
     pools = tuple(each.pool for each in slots(config, said))
     return Policy(
         pools=pools,
@@ -52,8 +52,10 @@ def policy(config: Config, said: Mta | None = None) -> Policy:
         trust_half_life=rules.trust_half_life,
         calm_cost=evidence.calm_cost,
         closing_most=evidence.closing_most,
-        proper={State[name.upper()]: getattr(config.proper_times, name) for name in _TIMED},
-        proper_stress={State[name.upper()]: getattr(config.stress, name) for name in _TIMED},
+        proper=_times(config.proper_times),
+        proper_stress=_times(config.stress),
+        proper_at={port: _times(config.proper_times, port) for port in own},
+        proper_stress_at={port: _times(config.stress, port) for port in own},
         useful_rate=evidence.useful_rate,
         churn_rate=evidence.churn_rate,
         churn_burst=evidence.churn_burst,
@@ -64,6 +66,12 @@ def policy(config: Config, said: Mta | None = None) -> Policy:
         time_wait_allowance=evidence.time_wait_allowance,
         time_wait_cost=evidence.time_wait_cost,
     )
+
+
+def _times(section: ProperTimes | Stress, port: int = 0) -> dict[int, float]:
+    """The seconds of each state; where a port has no own, those for all."""
+    at_port = section.at_ports.get(port, {})
+    return {State[name.upper()]: at_port.get(name, getattr(section, name)) for name in STATES}
 
 
 def engine(config: Config, host: Host, lists: Lists) -> Engine:

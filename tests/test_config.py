@@ -94,6 +94,25 @@ def test_white_means_whole_peers_of_the_configured_size() -> None:
     assert wider.white[:2] == (ip_network("192.0.2.0/24"), ip_network("2001:db8::/48"))
 
 
+def test_proper_times_of_single_ports() -> None:
+    config = parse("""
+        [proper_times.587]
+        fin_wait = "20s"
+        [proper_times]
+        last_ack = "40s"
+        [stress]
+        465.established = "5s"
+        [stress.25]
+    """)
+    assert config.proper_times.at_ports == {587: {"fin_wait": 20.0}}
+    assert config.proper_times.last_ack == 40.0
+    assert config.stress.at_ports == {465: {"established": 5.0}, 25: {}}
+    assert changed(Config(), config) == [
+        *("proper_times.last_ack", "proper_times.at_ports", "stress.at_ports"),
+    ]
+    assert needs_restart(Config(), config) == []
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -206,6 +225,38 @@ def test_white_means_whole_peers_of_the_configured_size() -> None:
         (
             'forget.fin_wait = "1m"',
             "forget.fin_wait: 1m must be longer than proper_times.fin_wait (1m)",
+        ),
+        # tables of single ports
+        (
+            "[proper_times.2525]",
+            "proper_times.2525: no protected port; they are 25, 465, 587",
+        ),
+        ("[stress.70000]", "stress.70000: no protected port; they are 25, 465, 587"),
+        ("[stress.0587]", "stress.0587: no such key; known are at, until,"),
+        ("[proper_times.smtp]", "proper_times.smtp: no such key; known are established,"),
+        ("[proper_times]\nat_ports = {}", "proper_times.at_ports: no such key; known are"),
+        ("[forget.587]", "forget.587: no such key"),
+        ('proper_times.587 = "1m"', "proper_times.587: must be a section, [proper_times.587], not"),
+        (
+            '[proper_times.587]\nfin_wit = "1m"',
+            "proper_times.587.fin_wit: no such key; did you mean fin_wait?",
+        ),
+        (
+            '[stress.587]\nreap_after = "1m"',
+            "stress.587.reap_after: no such key; did you mean stress.reap_after?",
+        ),
+        ("[stress.587]\nfin_wait = 5", "stress.587.fin_wait: 5 has no unit; write a duration"),
+        (
+            '[stress.587]\nlast_ack = "1m"',
+            "proper_times.last_ack: 30s must be at least as long as stress.587.last_ack (1m)",
+        ),
+        (
+            '[proper_times.587]\nlast_ack = "4s"',
+            "proper_times.587.last_ack: 4s must be at least as long as stress.last_ack (5s)",
+        ),
+        (
+            '[proper_times.587]\nfin_wait = "2m"',
+            "forget.fin_wait: 2m must be longer than proper_times.587.fin_wait (2m)",
         ),
     ],
 )

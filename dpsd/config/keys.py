@@ -5,6 +5,7 @@ section's docstring is its explanation to the administrator. Durations are in se
 bytes once read.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -147,10 +148,21 @@ class Policy:
     )
 
 
+STATES = ("established", "fin_wait", "close_wait", "last_ack")
+"""The states with proper times: keys of [proper_times], [stress] and their tables of ports."""
+
+
+def at_ports() -> Mapping[int, Mapping[str, float]]:
+    """A field for tables like [proper_times.587]: what each has of STATES, by port."""
+    made: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class ProperTimes:
     """How long a session may properly stay in a state while the server has slots to spare. Each
-    second beyond costs its peer evidence.calm_cost.
+    second beyond costs its peer evidence.calm_cost. A protected port may have its own in a table
+    such as [proper_times.587]; what isn't in that is as for all.
     """
 
     established: float = key(
@@ -167,12 +179,14 @@ class ProperTimes:
     last_ack: float = key(
         Duration(high="1d"), "30s", "LAST_ACK: both have closed, the last confirmation is missing."
     )
+    at_ports: Mapping[int, Mapping[str, float]] = at_ports()
 
 
 @dataclass(frozen=True, slots=True)
 class Stress:
     """The proper times when every slot is taken. They shrink to these step by step as slots run
-    short, and each second beyond costs more and more, up to one slot-second.
+    short, and each second beyond costs more and more, up to one slot-second. These four may also
+    be set for one protected port, in a table such as [stress.587].
     """
 
     at: float = key(
@@ -193,6 +207,7 @@ class Stress:
         "While slots run short, sessions that made no progress for longer are ended to make room,"
         " those of the peers that hold most of them first.",
     )
+    at_ports: Mapping[int, Mapping[str, float]] = at_ports()
 
 
 @dataclass(frozen=True, slots=True)

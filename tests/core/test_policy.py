@@ -10,7 +10,7 @@ from dpsd import assembly, mta
 from dpsd.config import Config, parse
 from dpsd.core.events import State
 from dpsd.core.lists import ListName
-from dpsd.core.policy import Pool
+from dpsd.core.policy import WAITING, Pool
 from dpsd.mta import Mta, Slots
 from tests.core.transcript import PLAIN
 
@@ -31,10 +31,20 @@ def test_stress_may_begin_at_the_last_slot(pressure: float, stress: float) -> No
 
 
 def test_proper_times_shrink_step_by_step() -> None:
-    assert PLAIN.proper_times(0.0) == PLAIN.proper
-    assert PLAIN.proper_times(1.0) == PLAIN.proper_stress
-    assert PLAIN.proper_times(0.5)[State.ESTABLISHED] == 155.0
-    assert replace(PLAIN, proper_stress={}).proper_times(1.0) == PLAIN.proper
+    assert PLAIN.proper_times(0.0) == {0: PLAIN.proper}
+    assert PLAIN.proper_times(1.0) == {0: PLAIN.proper_stress}
+    assert PLAIN.proper_times(0.5)[0][State.ESTABLISHED] == 155.0
+    assert replace(PLAIN, proper_stress={}).proper_times(1.0) == {0: PLAIN.proper}
+
+
+def test_a_port_may_have_its_own_proper_times() -> None:
+    own = {State.ESTABLISHED: 30.0, State.FIN_WAIT: 8.0}
+    tense = {State.ESTABLISHED: 10.0, State.FIN_WAIT: 4.0}
+    policy = replace(PLAIN, proper_at={587: own}, proper_stress_at={587: tense})
+    assert policy.proper_times(0.5) == {
+        0: PLAIN.proper_times(0.5)[0],
+        587: {State.ESTABLISHED: 20.0, State.FIN_WAIT: 6.0, WAITING: 30.0},
+    }
 
 
 @given(st.floats(0, 2), st.floats(0, 2))
@@ -42,7 +52,8 @@ def test_more_pressure_is_never_more_patient(one: float, two: float) -> None:
     calm, tense = sorted((one, two))
     a, b = PLAIN.stress(calm), PLAIN.stress(tense)
     assert a <= b
-    assert all(PLAIN.proper_times(a)[s] >= PLAIN.proper_times(b)[s] for s in PLAIN.proper)
+    before, after = PLAIN.proper_times(a)[0], PLAIN.proper_times(b)[0]
+    assert all(before[state] >= after[state] for state in PLAIN.proper)
     assert PLAIN.overstay_cost(a) <= PLAIN.overstay_cost(b)
 
 
@@ -103,3 +114,23 @@ def test_the_configuration_is_what_the_policy_says() -> None:
     assert set(policy.proper) == set(policy.proper_stress)
     assert policy.proper[State.ESTABLISHED] == config.proper_times.established
     assert policy.proper_stress[State.LAST_ACK] == config.stress.last_ack
+
+
+def test_the_configuration_of_a_port_holds_for_that_port() -> None:
+    text = """
+        proper_times.fin_wait = "50s"
+        [proper_times.587]
+        established = "1m"
+        [stress.587]
+        last_ack = "2s"
+        [stress.25]
+        established = "7s"
+    """
+    policy = assembly.policy(parse(text))
+    assert policy.proper_at[587] == {**policy.proper, State.ESTABLISHED: 60.0}
+    assert policy.proper_at[587][State.FIN_WAIT] == 50.0
+    assert policy.proper_stress_at[587] == {**policy.proper_stress, State.LAST_ACK: 2.0}
+    assert policy.proper_at[25] == policy.proper
+    assert policy.proper_stress_at[25][State.ESTABLISHED] == 7.0
+    assert policy.proper_at.keys() == policy.proper_stress_at.keys() == {25, 587}
+    assert assembly.policy(Config()).proper_at == {}

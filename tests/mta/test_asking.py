@@ -171,6 +171,6 @@ def test_ports_have_names_without_a_file_of_them(monkeypatch: pytest.MonkeyPatch
     def unknown(*_: object) -> int:
         raise OSError("service/proto not found")
 
-    monkeypatch.setattr(asking.socket, "getservbyname", unknown)
+    monkeypatch.setattr("socket.getservbyname", unknown)
     names = ("smtp", "submissions", "smtps", "submission", "nonsense")
     assert [port_of(name) for name in names] == [25, 465, 465, 587, None]

@@ -15,8 +15,8 @@ MAIN = Main("100", "smtpd", "")
 
 def services_of(*lines: str) -> list[Service]:
     """Services from lines of name/type, maxproc, command."""
-    split = (line.split(maxsplit=2) for line in lines)
-    return [Service(*title.split("/"), limit, command) for title, limit, command in split]
+    split = (line.replace("/", " ", 1).split(maxsplit=3) for line in lines)
+    return [Service(name, kind, limit, command) for name, kind, limit, command in split]
 
 
 def pools(*lines: str, main: Main = MAIN) -> list[tuple[list[int], int]]:
