@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import ip_network
 
 from dpsd import mta
 from dpsd.config import Config
 from dpsd.config.keys import STATES, ProperTimes, Stress
+from dpsd.core import given
 from dpsd.core.engine import Engine
 from dpsd.core.events import State
+from dpsd.core.given import Given
 from dpsd.core.lists import Lists
+from dpsd.core.peers import SHORTEST, Network
 from dpsd.core.policy import Policy, Pool
 from dpsd.core.sessions import Scope
 from dpsd.kernel.ctnetlink import endpoints
@@ -99,6 +103,32 @@ def protects(config: Config, host: Host) -> Callable[[bytes, int], bool]:
         return port in ports and (address in own or behind.is_own(address))
 
     return protected
+
+
+def white(config: Config, host: Host, said: Mta | None) -> Given:
+    """What is white by the configuration, this host and its mail server, in this order.
+
+    Each address of the host and near it stands for itself, not for its peer: in the server's own
+    /64 an attacker may be a neighbour. Link-local addresses of its own are left out: none of them
+    comes from elsewhere, and containers make new ones all the time.
+    """
+    networks = None if said is None else said.networks
+    found = [given.entry(peer, given.CONFIG, "lists.white") for peer in config.white]
+    own = sorted((ip_network(address) for address in host.own), key=str)
+    for reason, near in (
+        (given.OWN, (*host.own_prefixes, *(each for each in own if not each.is_link_local))),
+        ("gateway", host.gateways),
+        ("name server", host.name_servers),
+    ):
+        found += [given.entry(peer, given.HOST, reason) for peer in near if _is_plausible(peer)]
+    for peer in networks.trusted if networks else ():
+        found.append(given.entry(peer, given.POSTFIX, "Postfix's mynetworks"))
+    known = given.SOURCES if networks else (given.CONFIG, given.HOST)
+    return given.given(found, known)
+
+
+def _is_plausible(near: Network) -> bool:
+    return near.prefixlen >= SHORTEST[near.version] and not near.is_unspecified
 
 
 def scopes(config: Config) -> list[Scope]:

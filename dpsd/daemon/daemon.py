@@ -17,6 +17,7 @@ from dpsd import assembly
 from dpsd.config import Config, format_duration, load, needs_restart
 from dpsd.core.engine import Verdict
 from dpsd.core.events import BEGIN, END, Event, Key
+from dpsd.core.given import Given, changes, may_overrule
 from dpsd.core.lists import Change, Drop, Entry, ListName, Lists, Put
 from dpsd.core.peers import Network
 from dpsd.core.scores import Evidence, Kind, Peer
@@ -90,7 +91,7 @@ class Daemon:
         await self._keeper.open()
         self._guard.claim()
         self._mail.take(self._config, await self._mail.ask(self._config))
-        await self._keeper.agree(self._config.white)
+        await self._keeper.agree(self._white())
         engine = self._engine
         engine.apply(assembly.policy(self._config, self._mail.said))
         for entry in await self._keeper.load():
@@ -309,6 +310,7 @@ class Daemon:
             self._host = found
             self._engine.immune = found.is_near
             self._engine.sessions.protects = assembly.protects(self._config, found)
+        await self._agree()
 
     async def _ask_mail_server(self) -> None:
         async with self._reloading:
@@ -316,6 +318,27 @@ class Daemon:
             self._mail.take(self._config, await self._mail.ask(self._config))
             if self._mail.said != before:
                 self._engine.apply(assembly.policy(self._config, self._mail.said))
+
+    def _white(self) -> Given:
+        return assembly.white(self._config, self._host, self._mail.said)
+
+    async def _agree(self) -> None:
+        """Bring what the host and its mail server give onto the white list, if it isn't so."""
+        async with self._reloading:
+            wanted, lists = self._white(), self._engine.lists
+            overruled = {
+                peer
+                for peer in wanted.entries
+                for name in (ListName.BLACK, ListName.BLOCK)
+                if (entry := lists.get(name, peer)) is not None and may_overrule(entry)
+            }
+            if not any(changes(wanted, lists.on(ListName.WHITE), overruled)):
+                return
+            try:
+                await self._keeper.agree(wanted)
+                await self._catch_up(await self._keeper.missed())
+            except DpsdError as problem:
+                log.error("the white list isn't as the host has it: %s", problem)
 
     # Beginning, and beginning anew
 
@@ -392,11 +415,11 @@ class Daemon:
         if fixed:
             raise ConfigError(f"{', '.join(fixed)}: a change takes a restart of the daemon")
         said = await self._mail.ask(config)
-        await self._keeper.agree(config.white)
+        await self._keeper.agree(assembly.white(config, self._host, said))
         try:
             await self._guard.replace(self._spec(config))
         except DpsdError:
-            await self._keeper.agree(self._config.white)
+            await self._keeper.agree(self._white())
             raise
         finally:
             await self._catch_up(await self._keeper.missed())

@@ -36,6 +36,10 @@ class MailServer:
             for each in slots:
                 log.info("slots: %s", each.words(config.protect.ports))
 
+        left_out = mta.networks.left_out if mta.networks else ()
+        if self._is_new("left out", left_out) and left_out:
+            log.warning("not taken as white of Postfix's mynetworks: %s", ", ".join(left_out))
+
     def _is_new(self, what: str, value: object) -> bool:
         """Whether this differs from what was told last."""
         last = self._told.get(what)

@@ -38,13 +38,12 @@ def test_proper_times_shrink_step_by_step() -> None:
 
 
 def test_a_port_may_have_its_own_proper_times() -> None:
-    own = {State.ESTABLISHED: 30.0, State.FIN_WAIT: 8.0}
-    tense = {State.ESTABLISHED: 10.0, State.FIN_WAIT: 4.0}
+    own: dict[int, float] = {State.ESTABLISHED: 30.0, State.FIN_WAIT: 8.0}
+    tense: dict[int, float] = {State.ESTABLISHED: 10.0, State.FIN_WAIT: 4.0}
     policy = replace(PLAIN, proper_at={587: own}, proper_stress_at={587: tense})
-    assert policy.proper_times(0.5) == {
-        0: PLAIN.proper_times(0.5)[0],
-        587: {State.ESTABLISHED: 20.0, State.FIN_WAIT: 6.0, WAITING: 30.0},
-    }
+    found = policy.proper_times(0.5)
+    assert found.pop(587) == {State.ESTABLISHED: 20.0, State.FIN_WAIT: 6.0, WAITING: 30.0}
+    assert found == PLAIN.proper_times(0.5)
 
 
 @given(st.floats(0, 2), st.floats(0, 2))
