@@ -17,7 +17,7 @@ from dpsd import assembly
 from dpsd.config import Config, format_duration, load, needs_restart
 from dpsd.core.engine import Verdict
 from dpsd.core.events import BEGIN, END, Event, Key
-from dpsd.core.given import Given, changes, may_overrule
+from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.lists import Change, Drop, Entry, ListName, Lists, Put
 from dpsd.core.peers import Network
 from dpsd.core.scores import Evidence, Kind, Peer
@@ -235,6 +235,9 @@ class Daemon:
             if not added and entry.list is not ListName.WHITE:
                 engine.forgive(entry.peer)
             log.info("%s", self._told(entry, record.action))
+        others = (record.entry.peer for record in recorded if record.entry.source not in SOURCES)
+        if not self._white().entries.keys().isdisjoint(others):
+            self._start(self._agree())
 
     def _doomed(self, keys: Iterable[Key]) -> list[Key]:
         """Those of these sessions whose peer's packets are dropped."""
@@ -301,6 +304,10 @@ class Daemon:
         return max(10 * policy.half_life, 6 * policy.trust_half_life)
 
     async def _look_at_host(self) -> None:
+        self._see_host()
+        await self._agree()
+
+    def _see_host(self) -> None:
         try:
             found = host.look()
         except DpsdError as problem:
@@ -310,7 +317,6 @@ class Daemon:
             self._host = found
             self._engine.immune = found.is_near
             self._engine.sessions.protects = assembly.protects(self._config, found)
-        await self._agree()
 
     async def _ask_mail_server(self) -> None:
         async with self._reloading:
@@ -415,6 +421,7 @@ class Daemon:
         if fixed:
             raise ConfigError(f"{', '.join(fixed)}: a change takes a restart of the daemon")
         said = await self._mail.ask(config)
+        self._see_host()
         await self._keeper.agree(assembly.white(config, self._host, said))
         try:
             await self._guard.replace(self._spec(config))
