@@ -25,6 +25,7 @@ import pytest
 
 from dpsd import __version__, assembly
 from dpsd.cli import editing, main, own
+from dpsd.core import given
 from dpsd.core.lists import Entry, ListName
 from dpsd.errors import KernelError, NotPermitted
 from dpsd.mta import Mta, assumed
@@ -200,6 +201,28 @@ def test_a_peer_may_be_configured_to_be_wider(dpsd: Run, config: Path) -> None:
     )
     assert dpsd("block", "203.0.113.7/32").code == 0
     assert listed(dpsd) == [("block", "203.0.113.0/24"), ("block", "203.0.113.7/32")]
+
+
+def test_a_block_comes_before_what_the_host_gives(dpsd: Run, url: str) -> None:
+    peers = {"203.0.113.1/32": "gateway", "203.0.113.53/32": "name server"}
+    entries = [given.entry(ip_network(peer), "host", reason) for peer, reason in peers.items()]
+    with Store.open(url, upgrade=True) as store:
+        store.commit([Record(Action.ADD, each, 0.0) for each in entries])
+    said = dpsd("disallow", "203.0.113.1")
+    assert (said.code, said.err) == (
+        1,
+        "dpsd: 203.0.113.1 is white while it is so (gateway);"
+        " `dpsd block 203.0.113.1` comes before it\n",
+    )
+    said = dpsd("block", "203.0.113.0/24")
+    assert said.err.count("within it stays white") == 2
+    said = dpsd("block", "203.0.113.1")
+    assert "warning" not in said.err
+    assert listed(dpsd) == [
+        *(("white", "203.0.113.53"), ("block", "203.0.113.0/24"), ("block", "203.0.113.1")),
+    ]
+    with Store.open(url) as store:
+        assert store.revision() == 3  # off one list and on the other at once
 
 
 def test_what_is_white_is_stored_with_a_warning(dpsd: Run) -> None:

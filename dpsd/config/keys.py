@@ -339,7 +339,8 @@ class Forget:
 @dataclass(frozen=True, slots=True)
 class Lists:
     """Entries that come from here. They are put on the list when the daemon starts or reloads,
-    and taken off when they are gone from here.
+    and taken off when they are gone from here. This host's addresses, its gateways and name
+    servers and Postfix's mynetworks are white besides, while they are so.
     """
 
     white: tuple[str, ...] = key(
