@@ -14,7 +14,7 @@ HOST = Host(
     frozenset(ip_address(each).packed for each in OWN),
     (parse_network("127.0.0.0/8"), parse_network("0.0.0.0/1"), parse_network("10.9.0.0/16")),
     (parse_network("192.0.2.254"), parse_network("fe80::fe")),
-    (parse_network("192.0.2.53"), parse_network("10.9.0.53"), parse_network("0.0.0.0")),
+    (parse_network("192.0.2.53"), parse_network("10.9.0.53"), parse_network("::")),
 )
 CONFIG = parse('lists.white = ["::1", "192.0.2.53"]')
 
