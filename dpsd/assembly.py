@@ -2,24 +2,44 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import ip_network
 
+from dpsd import mta
 from dpsd.config import Config
+from dpsd.config.keys import STATES, ProperTimes, Stress
+from dpsd.core import given
 from dpsd.core.engine import Engine
 from dpsd.core.events import State
+from dpsd.core.given import Given
 from dpsd.core.lists import Lists
+from dpsd.core.peers import SHORTEST, Network
 from dpsd.core.policy import Policy, Pool
 from dpsd.core.sessions import Scope
 from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.host import Host
+from dpsd.mta import Mta, Slots, assumed
 
-_TIMED = ("established", "fin_wait", "close_wait", "last_ack")
+
+def ask(config: Config) -> Mta:
+    """What the mail server of this host says; on a gateway there is none to ask. Not in a loop."""
+    if config.protect.addresses:
+        return Mta((assumed("the servers are behind this gateway"),))
+    return mta.ask(config.protect.ports, config.protect.postfix)
 
 
-def policy(config: Config) -> Policy:
+def slots(config: Config, said: Mta | None = None) -> tuple[Slots, ...]:
+    """The pools of slots, each with where it comes from; said: by the mail server."""
+    if config.protect.slots is not None:
+        return (Slots(Pool(frozenset(), config.protect.slots), "protect.slots"),)
+    return (assumed("the mail server was not asked"),) if said is None else said.slots
+
+
+def policy(config: Config, said: Mta | None = None) -> Policy:
     """The numbers that verdicts come from."""
     rules, evidence = config.policy, config.evidence
+    own = sorted({*config.proper_times.at_ports, *config.stress.at_ports})
     return Policy(
-        pools=(Pool(frozenset(), config.protect.slots),),
+        pools=tuple(each.pool for each in slots(config, said)),
         block_at=rules.block_at,
         block_for=rules.block_for,
         block_max=rules.block_max,
@@ -34,8 +54,10 @@ def policy(config: Config) -> Policy:
         trust_half_life=rules.trust_half_life,
         calm_cost=evidence.calm_cost,
         closing_most=evidence.closing_most,
-        proper={State[name.upper()]: getattr(config.proper_times, name) for name in _TIMED},
-        proper_stress={State[name.upper()]: getattr(config.stress, name) for name in _TIMED},
+        proper=_times(config.proper_times),
+        proper_stress=_times(config.stress),
+        proper_at={port: _times(config.proper_times, port) for port in own},
+        proper_stress_at={port: _times(config.stress, port) for port in own},
         useful_rate=evidence.useful_rate,
         useful_stress=config.stress.useful_rate,
         churn_rate=evidence.churn_rate,
@@ -51,6 +73,12 @@ def policy(config: Config) -> Policy:
         time_wait_allowance=evidence.time_wait_allowance,
         time_wait_cost=evidence.time_wait_cost,
     )
+
+
+def _times(section: ProperTimes | Stress, port: int = 0) -> dict[int, float]:
+    """The seconds of each state; where a port has no own, those for all."""
+    at_port = section.at_ports.get(port, {})
+    return {State[name.upper()]: at_port.get(name, getattr(section, name)) for name in STATES}
 
 
 def engine(config: Config, host: Host, lists: Lists) -> Engine:
@@ -78,6 +106,32 @@ def protects(config: Config, host: Host) -> Callable[[bytes, int], bool]:
         return port in ports and (address in own or behind.is_own(address))
 
     return protected
+
+
+def white(config: Config, host: Host, said: Mta | None) -> Given:
+    """What is white by the configuration, this host and its mail server, in this order.
+
+    Each address of the host and near it stands for itself, not for its peer: in the server's own
+    /64 an attacker may be a neighbour. Link-local addresses of its own are left out: none of them
+    comes from elsewhere, and containers make new ones all the time.
+    """
+    networks = None if said is None else said.networks
+    found = [given.entry(peer, given.CONFIG, "lists.white") for peer in config.white]
+    own = sorted((ip_network(address) for address in host.own), key=str)
+    for reason, near in (
+        (given.OWN, (*host.own_prefixes, *(each for each in own if not each.is_link_local))),
+        ("gateway", host.gateways),
+        ("name server", host.name_servers),
+    ):
+        found += [given.entry(peer, given.HOST, reason) for peer in near if _is_plausible(peer)]
+    for peer in networks.trusted if networks else ():
+        found.append(given.entry(peer, given.POSTFIX, "Postfix's mynetworks"))
+    known = given.SOURCES if networks else (given.CONFIG, given.HOST)
+    return given.given(found, known)
+
+
+def _is_plausible(near: Network) -> bool:
+    return near.prefixlen >= SHORTEST[near.version] and not near.is_unspecified
 
 
 def scopes(config: Config) -> list[Scope]:

@@ -23,10 +23,12 @@ from typing import Any
 
 import pytest
 
-from dpsd import __version__
+from dpsd import __version__, assembly
 from dpsd.cli import editing, main, own
+from dpsd.core import given
 from dpsd.core.lists import Entry, ListName
 from dpsd.errors import KernelError, NotPermitted
+from dpsd.mta import Mta, assumed
 from dpsd.store import Action, Node, PeerRow, Record, Store
 
 COMMANDS = (
@@ -199,6 +201,28 @@ def test_a_peer_may_be_configured_to_be_wider(dpsd: Run, config: Path) -> None:
     )
     assert dpsd("block", "203.0.113.7/32").code == 0
     assert listed(dpsd) == [("block", "203.0.113.0/24"), ("block", "203.0.113.7/32")]
+
+
+def test_a_block_comes_before_what_the_host_gives(dpsd: Run, url: str) -> None:
+    peers = {"203.0.113.1/32": "gateway", "203.0.113.53/32": "name server"}
+    entries = [given.entry(ip_network(peer), "host", reason) for peer, reason in peers.items()]
+    with Store.open(url, upgrade=True) as store:
+        store.commit([Record(Action.ADD, each, 0.0) for each in entries])
+    said = dpsd("disallow", "203.0.113.1")
+    assert (said.code, said.err) == (
+        1,
+        "dpsd: 203.0.113.1 is white while it is so (gateway);"
+        " `dpsd block 203.0.113.1` comes before it\n",
+    )
+    said = dpsd("block", "203.0.113.0/24")
+    assert said.err.count("within it stays white") == 2
+    said = dpsd("block", "203.0.113.1")
+    assert "warning" not in said.err
+    assert listed(dpsd) == [
+        *(("white", "203.0.113.53"), ("block", "203.0.113.0/24"), ("block", "203.0.113.1")),
+    ]
+    with Store.open(url) as store:
+        assert store.revision() == 3  # off one list and on the other at once
 
 
 def test_what_is_white_is_stored_with_a_warning(dpsd: Run) -> None:
@@ -483,6 +507,7 @@ def test_status_without_a_daemon(dpsd: Run) -> None:
         "running": False,
         "mode": None,
         "pressure": None,
+        "slots": [],
         "events": {"received": 0, "lost": 0},
         "sessions": {"open": 0, "by_state": {}},
         "peers": 0,
@@ -501,6 +526,7 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
         "peers": 7,
         "blind": True,
         "server_leaks": {"CLOSE_WAIT": 33},
+        "slots": [{"ports": [25, 587], "slots": 60, "source": "somebody"}],
     }
     with daemon(url, applied=0, mode="observe", **told):
         status = dpsd("status", "--json").json
@@ -509,6 +535,7 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
     assert (status["running"], status["mode"], status["pid"]) == (True, "observe", os.getpid())
     assert status["revision"] == {"stored": 0, "applied": 0}
     assert re.search(r"^pressure +25% of the slots$", text, re.M)
+    assert re.search(r"^slots +60 for 25, 587: somebody$", text, re.M)
     assert re.search(r"^events +received 12, lost 3; some are missing, so nobody is", text, re.M)
     assert re.search(
         r"^server +slot-seconds that its own overstays cost: CLOSE_WAIT 33$", text, re.M
@@ -543,10 +570,22 @@ def test_check(
 ) -> None:
     found = [SimpleNamespace(severity=s, text=f"a {s}", mend="do this") for s in severities]
     stand_in(monkeypatch, "dpsd.kernel.abilities", problems=lambda _: found)
+    monkeypatch.setattr(assembly, "ask", lambda _: Mta((assumed("so"),)))
     said = dpsd("check")
     assert said.code == code
     assert said.out == "".join(f"{s}: a {s}\n  do this\n" for s in severities)
-    assert said.err == ("" if severities else "all is well\n")
+    slots = "slots: 100 for 25, 465, 587: assumed, because so\n"
+    assert said.err == slots + ("" if severities else "all is well\n")
+
+
+def test_check_tells_that_the_mail_server_does_not_answer(
+    dpsd: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, "dpsd.kernel.abilities", problems=lambda _: [])
+    monkeypatch.setattr(assembly, "ask", lambda _: Mta((assumed("so"),), None, "it broke"))
+    said = dpsd("check")
+    assert (said.code, said.out) == (0, "warning: the mail server can't be asked: it broke\n")
+    assert "all is well" not in said.err
 
 
 def test_check_tells_of_the_store_and_makes_none(

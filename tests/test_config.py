@@ -47,7 +47,9 @@ def test_the_defaults_that_the_design_names() -> None:
     config = Config()
     assert config.protect.ports == (25, 465, 587)
     assert config.protect.addresses == ()
-    assert config.protect.slots == 100
+    assert config.protect.slots is None  # "auto"
+    assert parse("protect.slots = 100").protect.slots == 100
+    assert parse('protect.slots = "auto"') == config
     assert config.store.url == "sqlite:////var/lib/dpsd/dpsd.db"
     assert (config.policy.block_at, config.policy.block_for) == (60.0, 600.0)
     assert config.policy.black_after == 5
@@ -90,6 +92,25 @@ def test_white_means_whole_peers_of_the_configured_size() -> None:
     wider = parse(text + "\n[peers]\nipv4_prefix = 24\nipv6_prefix = 48")
     assert wider.peers.size == PeerSize(24, 48)
     assert wider.white[:2] == (ip_network("192.0.2.0/24"), ip_network("2001:db8::/48"))
+
+
+def test_proper_times_of_single_ports() -> None:
+    config = parse("""
+        [proper_times.587]
+        fin_wait = "20s"
+        [proper_times]
+        last_ack = "40s"
+        [stress]
+        465.established = "5s"
+        [stress.25]
+    """)
+    assert config.proper_times.at_ports == {587: {"fin_wait": 20.0}}
+    assert config.proper_times.last_ack == 40.0
+    assert config.stress.at_ports == {465: {"established": 5.0}, 25: {}}
+    assert changed(Config(), config) == [
+        *("proper_times.last_ack", "proper_times.at_ports", "stress.at_ports"),
+    ]
+    assert needs_restart(Config(), config) == []
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -204,6 +225,38 @@ def test_white_means_whole_peers_of_the_configured_size() -> None:
         (
             'forget.fin_wait = "1m"',
             "forget.fin_wait: 1m must be longer than proper_times.fin_wait (1m)",
+        ),
+        # tables of single ports
+        (
+            "[proper_times.2525]",
+            "proper_times.2525: no protected port; they are 25, 465, 587",
+        ),
+        ("[stress.70000]", "stress.70000: no protected port; they are 25, 465, 587"),
+        ("[stress.0587]", "stress.0587: no such key; known are at, until,"),
+        ("[proper_times.smtp]", "proper_times.smtp: no such key; known are established,"),
+        ("[proper_times]\nat_ports = {}", "proper_times.at_ports: no such key; known are"),
+        ("[forget.587]", "forget.587: no such key"),
+        ('proper_times.587 = "1m"', "proper_times.587: must be a section, [proper_times.587], not"),
+        (
+            '[proper_times.587]\nfin_wit = "1m"',
+            "proper_times.587.fin_wit: no such key; did you mean fin_wait?",
+        ),
+        (
+            '[stress.587]\nreap_after = "1m"',
+            "stress.587.reap_after: no such key; did you mean stress.reap_after?",
+        ),
+        ("[stress.587]\nfin_wait = 5", "stress.587.fin_wait: 5 has no unit; write a duration"),
+        (
+            '[stress.587]\nlast_ack = "1m"',
+            "proper_times.last_ack: 30s must be at least as long as stress.587.last_ack (1m)",
+        ),
+        (
+            '[proper_times.587]\nlast_ack = "4s"',
+            "proper_times.587.last_ack: 4s must be at least as long as stress.last_ack (5s)",
+        ),
+        (
+            '[proper_times.587]\nfin_wait = "2m"',
+            "forget.fin_wait: 2m must be longer than proper_times.587.fin_wait (2m)",
         ),
     ],
 )

@@ -22,11 +22,12 @@ KNOWS: dict[str, set[str]] = {
     "dpsd.paths": set(),
     "dpsd.config": {"core", "errors", "paths"},
     "dpsd.kernel": {"core", "errors", "paths"},
+    "dpsd.mta": {"core", "errors"},
     "dpsd.store": {"core", "errors", "paths"},
-    "dpsd.assembly": {"core", "errors", "config", "kernel"},
-    "dpsd.daemon": {"core", "errors", "config", "kernel", "store", "assembly"},
+    "dpsd.assembly": {"core", "errors", "config", "kernel", "mta"},
+    "dpsd.daemon": {"core", "errors", "config", "kernel", "mta", "store", "assembly"},
     "dpsd.capture": {"core", "errors", "config", "kernel", "assembly", "daemon"},
-    "dpsd.cli": {"core", "errors", "config", "kernel", "store", "capture", "daemon"},
+    "dpsd.cli": {"core", "errors", "config", "kernel", "store", "assembly", "capture", "daemon"},
     "migrations": {"errors", "store"},
 }
 EXCEPTIONS = {

@@ -292,6 +292,7 @@ def _check(ctx: typer.Context, config: Optional[Path] = _HERE) -> None:
       dpsd check
       dpsd check --config dpsd.toml.new
     """
+    from dpsd import assembly
     from dpsd.cli.status import store_problem
     from dpsd.kernel.abilities import problems
 
@@ -305,6 +306,13 @@ def _check(ctx: typer.Context, config: Optional[Path] = _HERE) -> None:
         if problem.mend:
             output.write(f"  {problem.mend}")
         codes.append({"warning": 0, "forbidden": NotPermitted.exit_code}.get(problem.severity, 69))
+    mta = assembly.ask(settings)
+    if mta.problem:
+        output.write(f"warning: the mail server can't be asked: {mta.problem}")
+        codes.append(0)
+    if settings.protect.slots is None:
+        for each in assembly.slots(settings, mta):
+            output.say(f"slots: {each.words(settings.protect.ports)}")
     if len(codes) == 1:
         output.say("all is well")
     raise typer.Exit(max(codes))

@@ -12,13 +12,13 @@ from dpsd.cli import own
 from dpsd.cli.output import moment
 from dpsd.cli.status import latest_node
 from dpsd.config import Config, format_duration
+from dpsd.core.given import CONFIG, HOST, OWN, POSTFIX
 from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.errors import BadArgument, NotSo, Unavailable
 from dpsd.store import Action, Record, Store
 
 SOURCE = "operator"
-CONFIG_SOURCE = "config"  # of entries that the daemon takes from lists.white
 PATIENCE = 5.0  # seconds to wait for the daemon
 _POLL = 0.02  # seconds
 
@@ -43,15 +43,19 @@ class Editor:
     def block(self, peer: Network, seconds: float | None, reason: str) -> Done:
         """Put a peer on the block list for so long, or on the black one for good (None)."""
         self._refuse_own(peer)
-        found = self._covering(peer)
+        covering = self._covering(peer)
+        # An operator's word comes before what the host and its mail server say of just this peer.
+        freed = [e for e in covering if e.source in (HOST, POSTFIX) and e.peer == peer]
+        found = [e for e in covering if e not in freed]
+        inside = self._white_inside(peer)
         if seconds is not None:
             entry = self._entry(ListName.BLOCK, peer, reason, seconds)
-            return self._put(entry, [], self._overruled_by(peer, found))
+            return self._put(entry, freed, [*self._overruled_by(peer, found), *inside])
         # The black list decides before the block list: an entry there would only mislead.
-        freed = [e for e in found if e.list is ListName.BLOCK and e.peer == peer]
+        freed += [e for e in found if e.list is ListName.BLOCK and e.peer == peer]
         entry = self._entry(ListName.BLACK, peer, reason, None)
         white = [e for e in found if e.list is ListName.WHITE]
-        return self._put(entry, freed, self._overruled_by(peer, white))
+        return self._put(entry, freed, [*self._overruled_by(peer, white), *inside])
 
     def allow(self, peer: Network, seconds: float | None, reason: str) -> Done:
         """Put a peer on the white list, for so long or for good (None)."""
@@ -67,11 +71,15 @@ class Editor:
     def disallow(self, peer: Network) -> Done:
         """Take a peer off the white list."""
         entry = self.store.entry(ListName.WHITE, peer, self.now)
-        if peer in self.config.white or (entry is not None and entry.source == CONFIG_SOURCE):
+        if peer in self.config.white or (entry is not None and entry.source == CONFIG):
             raise NotSo(
                 f"{self._name(peer)} is white by the configuration: take it out of lists.white,"
                 " and reload the daemon"
             )
+        if entry is not None and entry.source in (HOST, POSTFIX):
+            name = self._name(peer)
+            hint = "" if entry.reason == OWN else f"; `dpsd block {name}` comes before it"
+            raise NotSo(f"{name} is white while it is so ({entry.reason}){hint}")
         return self._take_off(peer, (ListName.WHITE,))
 
     def _take_off(self, peer: Network, names: tuple[ListName, ...]) -> Done:
@@ -122,6 +130,17 @@ class Editor:
             f"{self._name(by)} is on the {name} list, so"
             f" {'it' if by == peer else self._name(peer)} {effects[name]}"
             for by, name in over.items()
+        ]
+
+    def _white_inside(self, peer: Network) -> list[str]:
+        """Warnings of what stays white within a peer or prefix, by the host or its mail server."""
+        if peer.num_addresses == 1:
+            return []
+        return [
+            f"{self._name(e.peer)} within it stays white ({e.reason}); to block that as well:"
+            f" dpsd block {self._name(e.peer)}"
+            for e in self.store.entries(self.now, ListName.WHITE)
+            if e.source in (HOST, POSTFIX) and e.peer != peer and holds(peer, e.peer)
         ]
 
     def _refuse_own(self, peer: Network) -> None:

@@ -21,6 +21,7 @@ def status(store: Store, now: float) -> Json:
         "running": running,
         "mode": None,
         "pressure": None,
+        "slots": [],
         "events": {"received": 0, "lost": 0},
         "sessions": {"open": 0, "by_state": {}},
         "peers": 0,
@@ -62,6 +63,11 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
     if told["running"]:
         pressure = told["pressure"]
         yield "pressure", "unknown" if pressure is None else f"{pressure:.0%} of the slots"
+        for each in told["slots"]:
+            yield (
+                "slots",
+                f"{each['slots']} for {', '.join(map(str, each['ports']))}: {each['source']}",
+            )
         blind = "; some are missing, so nobody is judged by them" if told.get("blind") else ""
         yield "events", f"received {events['received']}, lost {events['lost']}{blind}"
         by_state = f" ({counts(sessions['by_state'])})" if sessions["by_state"] else ""

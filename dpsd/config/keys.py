@@ -5,6 +5,7 @@ section's docstring is its explanation to the administrator. Durations are in se
 bytes once read.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,10 +13,12 @@ from dpsd.config.kinds import (
     Choice,
     Duration,
     Flag,
+    Folder,
     Integer,
     Kind,
     ListOf,
     Number,
+    OrAuto,
     Peer,
     Prefix,
     Size,
@@ -57,12 +60,19 @@ class Protect:
         [],
         "The servers' addresses, when dpsd runs on a gateway before them. Empty: this host's own.",
     )
-    slots: int = key(
-        Integer(1, 1_000_000, "sessions"),
-        100,
-        "How many sessions the mail server can hold at a time: with Postfix, the process limit of"
-        " smtpd in master.cf, or else default_process_limit. What is open, as a share of it, is"
-        " the pressure.",
+    slots: int | None = key(
+        OrAuto(Integer(1, 1_000_000, "sessions")),
+        "auto",
+        "How many sessions the mail server can hold at a time, over all ports together. What is"
+        ' open, as a share of it, is the pressure. "auto": the mail server of this host is asked,'
+        " which with Postfix gives a number for each of its services; `dpsd status` shows them."
+        " Where nobody can tell, it is 100.",
+    )
+    postfix: str = key(
+        Folder(),
+        "/etc/postfix",
+        "The configuration of the Postfix that serves the ports: its process limits are the slots,"
+        " and its mynetworks are white. Empty: it isn't asked.",
     )
 
 
@@ -138,10 +148,21 @@ class Policy:
     )
 
 
+STATES = ("established", "fin_wait", "close_wait", "last_ack")
+"""The states with proper times: keys of [proper_times], [stress] and their tables of ports."""
+
+
+def at_ports() -> Mapping[int, Mapping[str, float]]:
+    """A field for tables like [proper_times.587]: what each has of STATES, by port."""
+    made: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class ProperTimes:
     """How long a session may properly stay in a state while the server has slots to spare. Each
-    second beyond costs its peer evidence.calm_cost.
+    second beyond costs its peer evidence.calm_cost. A protected port may have its own in a table
+    such as [proper_times.587]; what isn't in that is as for all.
     """
 
     established: float = key(
@@ -158,12 +179,14 @@ class ProperTimes:
     last_ack: float = key(
         Duration(high="1d"), "30s", "LAST_ACK: both have closed, the last confirmation is missing."
     )
+    at_ports: Mapping[int, Mapping[str, float]] = at_ports()
 
 
 @dataclass(frozen=True, slots=True)
 class Stress:
     """The proper times when every slot is taken. They shrink to these step by step as slots run
-    short, and each second beyond costs more and more, up to one slot-second.
+    short, and each second beyond costs more and more, up to one slot-second. These four may also
+    be set for one protected port, in a table such as [stress.587].
     """
 
     at: float = key(
@@ -187,6 +210,7 @@ class Stress:
         " as long; but when peers with one or two such sessions each fill the slots, all of them"
         " get half. Peers that delivered mail get up to seven times as long.",
     )
+    at_ports: Mapping[int, Mapping[str, float]] = at_ports()
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +370,8 @@ class Forget:
 @dataclass(frozen=True, slots=True)
 class Lists:
     """Entries that come from here. They are put on the list when the daemon starts or reloads,
-    and taken off when they are gone from here.
+    and taken off when they are gone from here. This host's addresses, its gateways and name
+    servers and Postfix's mynetworks are white besides, while they are so.
     """
 
     white: tuple[str, ...] = key(

@@ -112,6 +112,19 @@ class Integer:
 
 
 @dataclass(frozen=True, slots=True)
+class OrAuto(Kind[T | None]):
+    """A value of a kind, or "auto", read as None: it is found out."""
+
+    item: Kind[T]
+
+    def read(self, value: object) -> T | None:
+        return None if value == "auto" else self.item.read(value)
+
+    def describe(self) -> str:
+        return f'"auto" or {self.item.describe()}'
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """A finite number from low to high, whole or with decimals."""
 
@@ -198,6 +211,20 @@ class SqliteUrl:
 
     def describe(self) -> str:
         return '"sqlite:///" and the absolute path of a file, so with four slashes'
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The absolute path of a folder, or nothing."""
+
+    def read(self, value: object) -> str:
+        path = _text(value, "a path")
+        if path and (not path.startswith("/") or not path.isprintable()):
+            raise ValueError(f"must be {self.describe()}, not {written(path)}")
+        return path
+
+    def describe(self) -> str:
+        return 'the absolute path of a folder, or ""'
 
 
 @dataclass(frozen=True, slots=True)

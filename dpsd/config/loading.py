@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dpsd.config.keys import Config, Key
+from dpsd.config.keys import STATES, Config, Key
 from dpsd.config.kinds import format_duration, refuse_overlaps, written
 from dpsd.errors import ConfigError, NotPermitted
 from dpsd.paths import shipped
@@ -18,6 +18,7 @@ DEFAULT_PATH = Path("/etc/dpsd/dpsd.toml")
 Problem = tuple[str, str]  # the key as section.key, and the reason
 Table = Mapping[str, object]
 
+_PORT = re.compile("[1-9][0-9]{0,4}")
 _DEFAULTS = Config()
 SECTIONS: dict[str, type[Any]] = {
     section.name: type(getattr(_DEFAULTS, section.name)) for section in fields(Config)
@@ -27,7 +28,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 def keys_of(section: type[Any]) -> dict[str, Key]:
     """The keys of a section's class by name, in order."""
-    return {entry.name: entry.metadata["key"] for entry in fields(section)}
+    return {e.name: e.metadata["key"] for e in fields(section) if "key" in e.metadata}
 
 
 def load(path: Path) -> Config:
@@ -61,7 +62,7 @@ def parse(text: str, name: str = "dpsd.toml") -> Config:
         raise ConfigError(f"{name}: isn't TOML: {error}") from None
     problems: list[Problem] = list(_unknown_sections(document))
     sections = {
-        section: cls(**_read_section(section, document.get(section, {}), problems))
+        section: cls(**_read_section(section, cls, document.get(section, {}), problems))
         for section, cls in SECTIONS.items()
     }
     config = Config(**sections)
@@ -75,12 +76,12 @@ def parse(text: str, name: str = "dpsd.toml") -> Config:
 
 
 def changed(old: Config, new: Config) -> list[str]:
-    """The keys, as section.key, whose values differ."""
+    """The keys, as section.key, whose values differ; section.at_ports: tables of ports."""
     return [
-        f"{section}.{key}"
+        f"{section}.{key.name}"
         for section, cls in SECTIONS.items()
-        for key in keys_of(cls)
-        if getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
+        for key in fields(cls)
+        if getattr(getattr(old, section), key.name) != getattr(getattr(new, section), key.name)
     ]
 
 
@@ -89,7 +90,8 @@ def needs_restart(old: Config, new: Config) -> list[str]:
 
     def is_fixed(name: str) -> bool:
         section, _, key = name.partition(".")
-        return keys_of(SECTIONS[section])[key].restart
+        about = keys_of(SECTIONS[section]).get(key)
+        return about is not None and about.restart
 
     return list(filter(is_fixed, changed(old, new)))
 
@@ -101,12 +103,31 @@ def _unknown_sections(document: Table) -> Iterator[Problem]:
             yield _bare(name), f"no such {what}{_nearest(name, [*SECTIONS])}"
 
 
-def _read_section(section: str, table: object, problems: list[Problem]) -> dict[str, object]:
+def _read_section(
+    section: str, cls: type[Any], table: object, problems: list[Problem]
+) -> dict[str, object]:
     """The values that are written and right; what is wrong goes to `problems`."""
+    known = keys_of(cls)
+    if not isinstance(table, dict) or not _has_ports(cls):
+        return _read_keys(section, table, known, problems)
+    at_ports = {name: table[name] for name in table if _PORT.fullmatch(name)}
+    others = {name: value for name, value in table.items() if name not in at_ports}
+    values = _read_keys(section, others, known, problems)
+    known = {state: known[state] for state in STATES}
+    values["at_ports"] = {
+        int(port): _read_keys(f"{section}.{port}", inner, known, problems)
+        for port, inner in at_ports.items()
+    }
+    return values
+
+
+def _read_keys(
+    section: str, table: object, known: Mapping[str, Key], problems: list[Problem]
+) -> dict[str, object]:
     if not isinstance(table, dict):
         problems.append((section, f"must be a section, [{section}], not {written(table)}"))
         return {}
-    known, values = keys_of(SECTIONS[section]), {}
+    values = {}
     for name, value in table.items():
         if name not in known:
             problems.append((f"{section}.{_bare(name)}", f"no such key{_nearest(name, [*known])}"))
@@ -116,6 +137,11 @@ def _read_section(section: str, table: object, problems: list[Problem]) -> dict[
         except ValueError as error:
             problems.append((f"{section}.{name}", str(error)))
     return values
+
+
+def _has_ports(cls: type[Any]) -> bool:
+    """Whether a section may have tables of its own for single ports."""
+    return any(entry.name == "at_ports" for entry in fields(cls))
 
 
 def _nearest(name: str, here: list[str]) -> str:
@@ -143,9 +169,33 @@ def _contradictions(config: Config) -> Iterator[tuple[list[str], str]]:
     if config.stress.until > config.stress.at:
         reason = f"{config.stress.until:g} must not be more than stress.at ({config.stress.at:g})"
         yield ["stress.until", "stress.at"], reason
-    for state in keys_of(SECTIONS["proper_times"]):
+    for state in STATES:
         yield from _shorter(config, f"proper_times.{state}", f"stress.{state}")
         yield from _shorter(config, f"forget.{state}", f"proper_times.{state}", equal=True)
+    for port in sorted({*config.proper_times.at_ports, *config.stress.at_ports}):
+        yield from _contradictions_at(config, port)
+
+
+def _contradictions_at(config: Config, port: int) -> Iterator[tuple[list[str], str]]:
+    """The same for the proper times of one port."""
+    own = [s for s in ("proper_times", "stress") if port in getattr(config, s).at_ports]
+    if port not in config.protect.ports:
+        ports = ", ".join(map(str, config.protect.ports))
+        for section in own:
+            yield [f"{section}.{port}", "protect.ports"], f"no protected port; they are {ports}"
+        return
+    for state in STATES:
+        calm, tense = (_at(config, section, port, state) for section in ("proper_times", "stress"))
+        if (calm, tense) != (f"proper_times.{state}", f"stress.{state}"):
+            yield from _shorter(config, calm, tense)
+        if calm != f"proper_times.{state}":
+            yield from _shorter(config, f"forget.{state}", calm, equal=True)
+
+
+def _at(config: Config, section: str, port: int, state: str) -> str:
+    """The name of the key that holds for a state at a port."""
+    own = getattr(config, section).at_ports.get(port, {})
+    return f"{section}.{port}.{state}" if state in own else f"{section}.{state}"
 
 
 def _shorter(
@@ -160,5 +210,6 @@ def _shorter(
 
 
 def _value(config: Config, name: str) -> float:
-    section, _, key = name.partition(".")
-    return float(getattr(getattr(config, section), key))
+    section, *port, key = name.split(".")
+    values = getattr(config, section)
+    return float(values.at_ports[int(port[0])][key] if port else getattr(values, key))

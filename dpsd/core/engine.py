@@ -103,7 +103,6 @@ class Engine:
         scores.rate, scores.burst = policy.churn_rate, policy.churn_burst
         self.sessions.proper = policy.proper_times(self.stress)
         self.sessions.useful = policy.useful(self.stress)
-        self.sessions.patient = policy.proper[State.ESTABLISHED]
         scores.trust_half_life = policy.trust_half_life
 
     @property

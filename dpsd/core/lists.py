@@ -75,6 +75,10 @@ class Lists:
         """How many entries a list has."""
         return len(self._entries[name])
 
+    def on(self, name: ListName) -> Iterable[Entry]:
+        """The entries of one list."""
+        return self._entries[name].values()
+
     def get(self, name: ListName, peer: Network) -> Entry | None:
         """The entry for exactly this network."""
         return self._entries[name].get(peer)

@@ -1,8 +1,9 @@
 """Policy: what is proper, what it costs to overstay, and what follows from a score."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from dpsd.core.events import State
 from dpsd.core.lists import ListName
 from dpsd.core.progress import Useful
 
@@ -20,12 +21,18 @@ class Pool:
     slots: int
 
 
+# No state of the kernel's: ESTABLISHED, of a session that delivered before. It is borne with for as
+# long under pressure as at rest.
+WAITING = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The numbers that verdicts come from. Durations are seconds, costs are slot-seconds.
 
     proper, proper_stress: how long a session may stay in a state (ESTABLISHED: be useless) at rest
-    and under full pressure. stress_at: the pressure from which on they shrink; stress_until: that
+    and under full pressure; proper_at, proper_stress_at: all of them for ports that have their own.
+    stress_at: the pressure from which on they shrink; stress_until: that
     to which the reaper makes room, ending sessions that were useless for longer than reap_after.
     calm_cost: share of an overstay's cost that counts at rest. useful_rate: bytes a second from a
     peer that are progress, useful_stress: under full pressure. closing_most: the most that a
@@ -66,6 +73,8 @@ class Policy:
     knock_rate: float
     time_wait_allowance: int
     time_wait_cost: float
+    proper_at: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    proper_stress_at: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -94,12 +103,12 @@ class Policy:
             return 0.0
         return min(1.0, (pressure - self.stress_at) / max(1.0 - self.stress_at, 1e-9))
 
-    def proper_times(self, stress: float) -> dict[int, float]:
-        """The proper times of each state at this stress (0 to 1)."""
-        return {
-            state: calm + (self.proper_stress.get(state, calm) - calm) * stress
-            for state, calm in self.proper.items()
-        }
+    def proper_times(self, stress: float) -> dict[int, dict[int, float]]:
+        """The proper times of each state at this stress (0 to 1), by port; 0: all other ports."""
+        times = {0: _between(self.proper, self.proper_stress, stress)}
+        for port, calm in self.proper_at.items():
+            times[port] = _between(calm, self.proper_stress_at.get(port, {}), stress)
+        return times
 
     def overstay_cost(self, stress: float) -> float:
         """Slot-seconds a second: an overstay hardly matters while there is room."""
@@ -113,3 +122,13 @@ class Policy:
             return ListName.BLACK, None, rank
         doublings = min(rank - 1, 30)
         return ListName.BLOCK, now + min(self.block_for * 2**doublings, self.block_max), rank
+
+
+def _between(
+    calm: Mapping[int, float], tense: Mapping[int, float], stress: float
+) -> dict[int, float]:
+    times = {
+        state: seconds + (tense.get(state, seconds) - seconds) * stress
+        for state, seconds in calm.items()
+    }
+    return {**times, WAITING: calm[State.ESTABLISHED]}

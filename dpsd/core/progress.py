@@ -16,6 +16,7 @@ WORDLESS = {4: 60, 6: 80}
 OWED = 10.0  # seconds that a server may take to answer before the peer's clock goes on
 OWED_AT_LEAST = 1.0  # the same, when it answers others at once
 OWED_A_MAIL = 30.0  # the same, when it may have a whole mail to look through
+HUNG = 120.0  # seconds for which a server that answers nobody is to blame, and not its peers
 SLOW_FOR = 30.0  # seconds after which the slowest answer counts half
 TALK = 64  # bytes from which on a peer that was answered may have asked more than HELO already
 ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
@@ -66,9 +67,9 @@ class Progress:
     """What dumps told of one session.
 
     until: up to when it was of use; at: the last dump that told; said, answered: bytes without
-    headers from the peer and the server; owed_at: since when the server owes an answer, 0 if it
-    doesn't; lent: seconds that the clock stood still for that; forgotten_at: when the kernel will
-    forget the session if it stays silent.
+    headers from the peer and the server; owed_at: since when the server may owe an answer, 0 if it
+    doesn't; owed: whether it surely does; lent: seconds that the clock stood still for that;
+    forgotten_at: when the kernel will forget the session if it stays silent.
     """
 
     until: float
@@ -77,6 +78,7 @@ class Progress:
     said: int = 0
     answered: int = 0
     owed_at: float = 0.0
+    owed: bool = False
     lent: float = 0.0
     forgotten_at: float = 0.0
 
@@ -86,7 +88,8 @@ class Progress:
 
     def blames_server(self, server: Server) -> bool:
         """Whether it waits for an answer while the server answers nobody at all."""
-        return bool(self.owed_at) and server.answered_at <= self.owed_at
+        waits = self.owed and self.at - self.owed_at <= HUNG
+        return waits and server.answered_at <= self.owed_at
 
     def measured(
         self, measure: Measure, version: int, useful: Useful, server: Server, now: float
@@ -115,11 +118,11 @@ class Progress:
     ) -> None:
         """Whose turn is it? The clock stands still while it is the server's."""
         if heard:
-            self.lent = 0.0
+            self.lent, self.owed = 0.0, False
             self.owed_at = now if spoke and said >= TALK else 0.0  # it may have asked once more
         elif spoke:
             self.until -= self.lent  # it went on with what it had begun: nothing was owed yet
-            self.lent, self.owed_at = 0.0, now
+            self.lent, self.owed_at, self.owed = 0.0, now, True
         elif self.owed_at:
             patience = OWED_A_MAIL if said >= useful.mail else server.patience(self.owed_at)
             if now - self.owed_at <= patience:

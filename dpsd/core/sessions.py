@@ -25,6 +25,7 @@ from dpsd.core.events import (
     State,
 )
 from dpsd.core.peers import PeerSize
+from dpsd.core.policy import WAITING
 from dpsd.core.progress import Progress, Server, Useful
 
 # By names of the module: an attribute of an enum class takes eight times as long to look up.
@@ -113,15 +114,15 @@ class Sessions:
     """All sessions to the protected servers.
 
     protects(server's packed address, port) tells which these are. proper: seconds that a session
-    may stay in each state (for ESTABLISHED: stay silent); the engine sets it as pressure changes.
+    may stay in each state (for ESTABLISHED: stay silent), by port, and under 0 for all others; the
+    engine sets it as pressure changes.
     """
 
     def __init__(
         self, endpoints: EndpointsOf, size: PeerSize, protects: Callable[[bytes, int], bool]
     ) -> None:
         self.protects = protects
-        self.proper: Mapping[int, float] = {}
-        self.patient = 0.0  # seconds that a session which delivered may stay silent at any time
+        self.proper: Mapping[int, Mapping[int, float]] = {0: {}}
         self.useful = Useful()
         self.server = Server()
         self.measured: bool | None = None  # does the kernel count bytes (nf_conntrack_acct)?
@@ -191,8 +192,12 @@ class Sessions:
         """What became of the sessions that are being closed, since the last tick."""
         last, self._judged = self._judged, now
         notes: list[Noted] = []
+        times = general = self.proper[0]
+        ports = self.proper if len(self.proper) > 1 else None
         for session in self._closing.values():
-            over = now - session.since - self.proper.get(session.state, now)
+            if ports is not None:
+                times = ports.get(session.port, general)
+            over = now - session.since - times.get(session.state, now)
             if over > 0:
                 note = Note.OVERSTAY if session.blames_peer() else Note.LEAK
                 notes.append((note, session, min(over, now - last)))
@@ -320,14 +325,16 @@ class Sessions:
         """Whatever the table no longer has is over; who stayed silent too long overstays."""
         last = self._judged_idle.get(self.scope, self._round_began)
         self._judged_idle[self.scope] = now
-        proper = self.proper.get(ESTABLISHED, now)
+        general = self.proper[0]
         for session in list(self._open.values()):
             if not self._in(session, self.scope):
                 continue
             if session.round != self._round and session.since < self._round_began:
                 self._finish(session, notes)
             elif session.state == ESTABLISHED:
-                over = session.useless() - (self.patient if self.delivered(session) else proper)
+                times = self.proper.get(session.port, general)
+                state = WAITING if self.delivered(session) else ESTABLISHED
+                over = session.useless() - times.get(state, now)
                 if over > 0 and now > last:
                     notes.append((Note.OVERSTAY, session, min(over, now - last)))
         if self.losses == self._losses_before:

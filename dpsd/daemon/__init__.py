@@ -1,11 +1,12 @@
 """The daemon: one asyncio loop that owns the state, and what it is wired to.
 
-daemon.py    wiring, signals, scheduler
-clock.py     the engine's time and the wall clock's
-keeper.py    the store, in the one thread that uses it
-guard.py     the nftables table: verdicts in, foreign changes repaired
-listener.py  conntrack's events and dumps into the engine
-systemd.py   sd_notify
+daemon.py      wiring, signals, scheduler
+clock.py       the engine's time and the wall clock's
+keeper.py      the store, in the one thread that uses it
+guard.py       the nftables table: verdicts in, foreign changes repaired
+listener.py    conntrack's events and dumps into the engine
+mailserver.py  what the mail server said last
+systemd.py     sd_notify
 """
 
 from dpsd.daemon.daemon import run

@@ -17,6 +17,7 @@ from dpsd import assembly
 from dpsd.config import Config, format_duration, load, needs_restart
 from dpsd.core.engine import Verdict
 from dpsd.core.events import BEGIN, END, Event, Key
+from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.lists import Change, Drop, Entry, ListName, Lists, Put
 from dpsd.core.peers import Network
 from dpsd.core.scores import Evidence, Kind, Peer
@@ -24,6 +25,7 @@ from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import AGAIN, Guard
 from dpsd.daemon.keeper import Keeper, News
 from dpsd.daemon.listener import Listener
+from dpsd.daemon.mailserver import MailServer
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import conntrack, host
@@ -51,6 +53,7 @@ class Daemon:
         self._stopped = asyncio.Event()
         self._keeper = Keeper(self._config.store.url, self._clock)
         self._host = host.look()
+        self._mail = MailServer()
         self._engine = assembly.engine(self._config, self._host, Lists())
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
         self._listener: Listener | None = None
@@ -87,8 +90,10 @@ class Daemon:
     async def _begin(self) -> None:
         await self._keeper.open()
         self._guard.claim()
-        await self._keeper.agree(self._config.white)
+        self._mail.take(self._config, await self._mail.ask(self._config))
+        await self._keeper.agree(self._white())
         engine = self._engine
+        engine.apply(assembly.policy(self._config, self._mail.said))
         for entry in await self._keeper.load():
             engine.lists.put(entry)
         await self._remember()
@@ -130,6 +135,7 @@ class Daemon:
             (self._look_at_host, 30.0),
             (self._count_knocks, 30.0),
             (self._prune, 60.0),
+            (self._ask_mail_server, 300.0),
             (self._guard.reconcile, 300.0),
             (self._forget, 3600.0),
         ]
@@ -230,6 +236,9 @@ class Daemon:
             if not added and entry.list is not ListName.WHITE:
                 engine.forgive(entry.peer)
             log.info("%s", self._told(entry, record.action))
+        others = (record.entry.peer for record in recorded if record.entry.source not in SOURCES)
+        if not self._white().entries.keys().isdisjoint(others):
+            self._start(self._agree())
 
     def _doomed(self, keys: Iterable[Key]) -> list[Key]:
         """Those of these sessions whose peer's packets are dropped."""
@@ -304,6 +313,10 @@ class Daemon:
         self._engine.knocked(counted[ListName.BLOCK], self._clock.now())
 
     async def _look_at_host(self) -> None:
+        self._see_host()
+        await self._agree()
+
+    def _see_host(self) -> None:
         try:
             found = host.look()
         except DpsdError as problem:
@@ -313,6 +326,34 @@ class Daemon:
             self._host = found
             self._engine.immune = found.is_near
             self._engine.sessions.protects = assembly.protects(self._config, found)
+
+    async def _ask_mail_server(self) -> None:
+        async with self._reloading:
+            before = self._mail.said
+            self._mail.take(self._config, await self._mail.ask(self._config))
+            if self._mail.said != before:
+                self._engine.apply(assembly.policy(self._config, self._mail.said))
+
+    def _white(self) -> Given:
+        return assembly.white(self._config, self._host, self._mail.said)
+
+    async def _agree(self) -> None:
+        """Bring what the host and its mail server give onto the white list, if it isn't so."""
+        async with self._reloading:
+            wanted, lists = self._white(), self._engine.lists
+            overruled = {
+                peer
+                for peer in wanted.entries
+                for name in (ListName.BLACK, ListName.BLOCK)
+                if (entry := lists.get(name, peer)) is not None and may_overrule(entry)
+            }
+            if not any(changes(wanted, lists.on(ListName.WHITE), overruled)):
+                return
+            try:
+                await self._keeper.agree(wanted)
+                await self._catch_up(await self._keeper.missed())
+            except DpsdError as problem:
+                log.error("the white list isn't as the host has it: %s", problem)
 
     # Beginning, and beginning anew
 
@@ -388,19 +429,22 @@ class Daemon:
         fixed = needs_restart(self._config, config)
         if fixed:
             raise ConfigError(f"{', '.join(fixed)}: a change takes a restart of the daemon")
-        await self._keeper.agree(config.white)
+        said = await self._mail.ask(config)
+        self._see_host()
+        await self._keeper.agree(assembly.white(config, self._host, said))
         try:
             await self._guard.replace(self._spec(config))
         except DpsdError:
-            await self._keeper.agree(self._config.white)
+            await self._keeper.agree(self._white())
             raise
         finally:
             await self._catch_up(await self._keeper.missed())
         ports, old_ports = config.protect.ports, self._config.protect.ports
         self._config = config
         _set_level(config)
+        self._mail.take(config, said)
         engine = self._engine
-        engine.apply(assembly.policy(config))
+        engine.apply(assembly.policy(config, said))
         engine.sessions.protects = assembly.protects(config, self._host)
         engine.sessions.established_for = config.forget.established
         if ports != old_ports and self._listener is not None:
@@ -432,6 +476,7 @@ class Daemon:
         listener = self._listener
         return {
             "pressure": round(engine.pressure, 3),
+            "slots": self._slots(),
             "blind": engine.blind,
             "events": {
                 "received": 0 if listener is None else listener.received,
@@ -447,6 +492,17 @@ class Daemon:
             "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
             "repairs": self._guard.repairs,
         }
+
+    def _slots(self) -> list[dict[str, Any]]:
+        config = self._config
+        return [
+            {
+                "ports": sorted(each.pool.ports or config.protect.ports),
+                "slots": each.pool.slots,
+                "source": each.source,
+            }
+            for each in assembly.slots(config, self._mail.said)
+        ]
 
     def _rows(self) -> list[PeerRow]:
         """The peers whose scores changed most lately, some of them if there are very many."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dpsd.core.given import Given, changes, may_overrule
 from dpsd.core.lists import Entry, ListName
-from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.errors import DpsdError, StoreError
 from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store
@@ -23,7 +23,6 @@ from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store
 T = TypeVar("T")
 log = logging.getLogger("dpsd")
 
-CONFIG_SOURCE = "config"
 MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
 
 
@@ -83,21 +82,19 @@ class Keeper:
         waiting = [record.entry for record in self._waiting if record.action is Action.ADD]
         return [self._inward(entry) for entry in (*entries, *waiting)]
 
-    async def agree(self, white: Iterable[Network]) -> None:
-        """Make the entries that come from the configuration those, and no others."""
-        wanted = set(white)
+    async def agree(self, wanted: Given) -> None:
+        """Make the entries that are given by the configuration and others those, and no more."""
 
         def work(store: Store) -> None:
             now = time.time()
-            entries = [e for e in store.entries(now) if e.list is ListName.WHITE]
-            found = {e.peer for e in entries if e.source == CONFIG_SOURCE}
-            old = [e for e in entries if e.source == CONFIG_SOURCE and e.peer not in wanted]
-            # An operator's own entry for the same peer stays as it is.
-            others = {e.peer for e in entries if e.source != CONFIG_SOURCE}
-            records = [Record(Action.REMOVE, e, now) for e in old]
-            for peer in sorted(wanted - found - others, key=str):
-                entry = Entry(ListName.WHITE, peer, "lists.white", CONFIG_SOURCE, now)
-                records.append(Record(Action.ADD, entry, now))
+            overruled = {
+                peer
+                for peer in wanted.entries
+                if any(e.peer == peer and may_overrule(e) for e in store.covering(peer, now))
+            }
+            gone, new = changes(wanted, store.entries(now, ListName.WHITE), overruled)
+            records = [Record(Action.REMOVE, each, now) for each in gone]
+            records += [Record(Action.ADD, replace(each, created_at=now), now) for each in new]
             store.commit(records)
 
         await self.run(work)

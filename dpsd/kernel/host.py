@@ -22,13 +22,14 @@ RTN_UNICAST, RTN_LOCAL = 1, 2
 class Host:
     """What the routing tables and resolv.conf say of this host.
 
-    own: packed addresses; own_prefixes: whole local prefixes, 127.0.0.0/8 at least; neighbours:
-    default gateways and name servers.
+    own: packed addresses; own_prefixes: whole local prefixes, 127.0.0.0/8 at least; gateways: of
+    default routes.
     """
 
     own: frozenset[bytes] = frozenset()
     own_prefixes: tuple[Network, ...] = ()
-    neighbours: tuple[Network, ...] = ()
+    gateways: tuple[Network, ...] = ()
+    name_servers: tuple[Network, ...] = ()
 
     def is_own(self, address: bytes) -> bool:
         """Whether a packed address is this host's."""
@@ -47,7 +48,7 @@ class Host:
             for address in self.own
         ) or any(
             network.version == near.version and network.overlaps(near)
-            for near in (*self.own_prefixes, *self.neighbours)
+            for near in (*self.own_prefixes, *self.gateways, *self.name_servers)
         )
 
 
@@ -66,7 +67,8 @@ def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
                         gateways.update(_gateways(route))
     except (OSError, NetlinkError) as problem:
         raise KernelError(f"the routing tables can't be read: {problem}") from None
-    return Host(frozenset(own), tuple(prefixes), (*gateways, *_name_servers(resolv_conf)))
+    order = sorted(gateways, key=str)  # so that the same routes make the same host
+    return Host(frozenset(own), tuple(prefixes), tuple(order), tuple(_name_servers(resolv_conf)))
 
 
 def _add_local(route: Any, own: set[bytes], prefixes: list[Network]) -> None:

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsd import assembly
-from dpsd.config import Config
+from dpsd import assembly, mta
+from dpsd.config import Config, parse
 from dpsd.core.events import State
 from dpsd.core.lists import ListName
+from dpsd.core.policy import WAITING, Pool
+from dpsd.mta import Mta, Slots
 from tests.core.transcript import PLAIN
 
 DAY = 86400.0
@@ -29,10 +31,20 @@ def test_stress_may_begin_at_the_last_slot(pressure: float, stress: float) -> No
 
 
 def test_proper_times_shrink_step_by_step() -> None:
-    assert PLAIN.proper_times(0.0) == PLAIN.proper
-    assert PLAIN.proper_times(1.0) == PLAIN.proper_stress
-    assert PLAIN.proper_times(0.5)[State.ESTABLISHED] == 155.0
-    assert replace(PLAIN, proper_stress={}).proper_times(1.0) == PLAIN.proper
+    waiting = {WAITING: PLAIN.proper[State.ESTABLISHED]}
+    assert PLAIN.proper_times(0.0) == {0: {**PLAIN.proper, **waiting}}
+    assert PLAIN.proper_times(1.0) == {0: {**PLAIN.proper_stress, **waiting}}
+    assert PLAIN.proper_times(0.5)[0][State.ESTABLISHED] == 155.0
+    assert replace(PLAIN, proper_stress={}).proper_times(1.0) == PLAIN.proper_times(0.0)
+
+
+def test_a_port_may_have_its_own_proper_times() -> None:
+    own: dict[int, float] = {State.ESTABLISHED: 30.0, State.FIN_WAIT: 8.0}
+    tense: dict[int, float] = {State.ESTABLISHED: 10.0, State.FIN_WAIT: 4.0}
+    policy = replace(PLAIN, proper_at={587: own}, proper_stress_at={587: tense})
+    found = policy.proper_times(0.5)
+    assert found.pop(587) == {State.ESTABLISHED: 20.0, State.FIN_WAIT: 6.0, WAITING: 30.0}
+    assert found == PLAIN.proper_times(0.5)
 
 
 @given(st.floats(0, 2), st.floats(0, 2))
@@ -40,7 +52,8 @@ def test_more_pressure_is_never_more_patient(one: float, two: float) -> None:
     calm, tense = sorted((one, two))
     a, b = PLAIN.stress(calm), PLAIN.stress(tense)
     assert a <= b
-    assert all(PLAIN.proper_times(a)[s] >= PLAIN.proper_times(b)[s] for s in PLAIN.proper)
+    before, after = PLAIN.proper_times(a)[0], PLAIN.proper_times(b)[0]
+    assert all(before[state] >= after[state] for state in PLAIN.proper)
     assert PLAIN.overstay_cost(a) <= PLAIN.overstay_cost(b)
 
 
@@ -75,10 +88,49 @@ def test_without_black_after_blocks_grow_up_to_block_max() -> None:
     assert policy.sentence([0.0] * 5000, 0.0)[0] == ListName.BLOCK
 
 
+def test_slots_are_what_the_mail_server_says_or_what_is_set() -> None:
+    pools = (Pool(frozenset({25}), 60), Pool(frozenset({587}), 20))
+    said = Mta(tuple(Slots(pool, "somebody") for pool in pools))
+    policy = assembly.policy(Config(), said)
+    assert (policy.slots, policy.pools) == (80, pools)
+    policy = assembly.policy(parse("protect.slots = 7"), said)
+    assert (policy.slots, policy.pools) == (7, (Pool(frozenset(), 7),))
+
+
+def test_a_gateway_asks_no_mail_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mta, "ask", lambda *_: pytest.fail("was asked"))
+    said = assembly.ask(parse('protect.addresses = ["192.0.2.1"]'))
+    (slots,) = assembly.slots(Config(), said)
+    assert (slots.pool, slots.source) == (
+        Pool(frozenset(), 100),
+        "assumed, because the servers are behind this gateway",
+    )
+
+
 def test_the_configuration_is_what_the_policy_says() -> None:
     policy, config = assembly.policy(Config()), Config()
-    assert policy.slots == config.protect.slots
+    assert (policy.slots, policy.pools) == (100, (Pool(frozenset(), 100),))
     assert policy.block_at == config.policy.block_at
     assert set(policy.proper) == set(policy.proper_stress)
     assert policy.proper[State.ESTABLISHED] == config.proper_times.established
     assert policy.proper_stress[State.LAST_ACK] == config.stress.last_ack
+
+
+def test_the_configuration_of_a_port_holds_for_that_port() -> None:
+    text = """
+        proper_times.fin_wait = "50s"
+        [proper_times.587]
+        established = "1m"
+        [stress.587]
+        last_ack = "2s"
+        [stress.25]
+        established = "7s"
+    """
+    policy = assembly.policy(parse(text))
+    assert policy.proper_at[587] == {**policy.proper, State.ESTABLISHED: 60.0}
+    assert policy.proper_at[587][State.FIN_WAIT] == 50.0
+    assert policy.proper_stress_at[587] == {**policy.proper_stress, State.LAST_ACK: 2.0}
+    assert policy.proper_at[25] == policy.proper
+    assert policy.proper_stress_at[25][State.ESTABLISHED] == 7.0
+    assert policy.proper_at.keys() == policy.proper_stress_at.keys() == {25, 587}
+    assert assembly.policy(Config()).proper_at == {}

@@ -69,6 +69,7 @@ def test_a_server_that_answers_others_at_once_owes_this_one_nothing_for_long() -
     assert progress.useless() == pytest.approx(before + 8)  # it stood still for one second
     assert not progress.blames_server(busy)
     assert told(*ASKED).blames_server(Server())  # nobody was answered
+    assert not told(*ASKED, (200, HELO + 40, 75)).blames_server(Server())  # but for so long?
 
 
 def test_a_slow_server_is_given_twice_the_time_that_it_takes() -> None:

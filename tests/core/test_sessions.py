@@ -1,9 +1,12 @@
 """What the kernel tells of sessions, and what the tracker makes of it. See transcript.py."""
 
+from typing import Any
+
 import pytest
 
 from dpsd.core.events import State
-from tests.core.transcript import Stage
+from dpsd.core.policy import Pool
+from tests.core.transcript import PLAIN, Stage
 
 A, B, V6 = "203.0.113.1", "203.0.113.2", "2001:db8:5::1"
 
@@ -238,3 +241,45 @@ def test_states_of_some_peers() -> None:
     a, b = (key.peer for key in list(stage.engine.sessions)[1:])
     assert stage.engine.sessions.states_of([a]) == {a: {"ESTABLISHED": 1, "FIN_WAIT": 1}}
     assert stage.engine.sessions.states_of([b, b"none"]) == {b: {"ESTABLISHED": 1}, b"none": {}}
+
+
+# Ports with proper times of their own
+
+OWN = {**PLAIN.proper, State.ESTABLISHED: 40.0, State.FIN_WAIT: 10.0}
+
+
+def test_a_session_that_is_closed_has_the_time_of_its_port() -> None:
+    stage = Stage({"proper_at": {587: OWN}})
+    for who in (A, f"{B}@587", f"{V6}@465"):
+        stage.play(f"0 {who} SYN_RECV ESTABLISHED FIN_WAIT/server")
+    stage.until(20)
+    assert stage.evidence(A) == stage.evidence(V6) == {}
+    assert stage.evidence(B) == {"overstay FIN_WAIT": 10.0}
+    stage.until(70)
+    assert stage.evidence(A) == stage.evidence(V6) == {"overstay FIN_WAIT": 10.0}
+
+
+@pytest.mark.parametrize("said", [0, 5000])
+def test_an_open_session_has_the_time_of_its_port_also_when_it_delivered(said: int) -> None:
+    rules = {"proper_at": {587: OWN}, "useful_rate": 1e9, "block_at": 1e9}
+    stage = Stage(rules, dumps=5)
+    for who in (A, f"{B}@587"):
+        stage.play(f"0 {who} SYN_RECV ESTABLISHED says={said}")
+    for who in (A, f"{B}@587"):
+        stage.play(f"6 {who} hears=20")
+    stage.until(60)
+    assert stage.evidence(A) == {}
+    assert 10.0 <= stage.evidence(B)["overstay ESTABLISHED"] <= 20.0
+
+
+@pytest.mark.parametrize(("said", "overstays"), [(0, True), (5000, False)])
+def test_under_stress_who_delivered_keeps_the_calm_time_of_its_port(
+    said: int, overstays: bool
+) -> None:
+    tense = {**PLAIN.proper_stress, State.ESTABLISHED: 4.0}
+    rules: dict[str, Any] = {"proper_at": {587: OWN}, "proper_stress_at": {587: tense}, "slots": 1}
+    rules["pools"] = (Pool(frozenset(), 1),)
+    stage = Stage({**rules, "useful_rate": 1e9, "reap_after": 1e9, "block_at": 1e9}, dumps=5)
+    stage.play(f"0 {A}@587 SYN_RECV ESTABLISHED says={said}\n6 {A}@587 hears=20").until(30)
+    assert ("overstay ESTABLISHED" in stage.evidence(A)) is overstays
+    assert "overstay ESTABLISHED" in stage.until(70).evidence(A)

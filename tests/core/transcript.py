@@ -16,6 +16,7 @@ server than 192.0.2.25 (or 2001:db8::25).
 | FIN_WAIT/peer     | … and the peer (or the server) sent the first FIN                         |
 | ESTABLISHED/loose | picked up in the middle: not ASSURED                                      |
 | says=100          | the peer says so many bytes (no event, only counters)                     |
+| hears=100         | the server says so many                                                   |
 | GONE              | the kernel forgets the session: DESTROY                                   |
 | !FIN_WAIT …       | the event is lost: only a dump can tell                                   |
 
@@ -125,6 +126,8 @@ class Row:
     flags: tuple[int, int] = (0, 0)
     packets: int = 2
     octets: int = 104
+    answers: int = 2
+    answered: int = 300  # the server greeted
     heard: float = 0.0
 
 
@@ -206,6 +209,10 @@ class Stage:
             row.packets += 1
             row.octets += 52 + int(word.removeprefix("says="))
             return
+        if word.startswith("hears="):
+            row.answers += 1
+            row.answered += 52 + int(word.removeprefix("hears="))
+            return
         if word == "GONE":
             del self.table[key]
             measure = self._measure(row)._replace(remaining=None)
@@ -250,7 +257,7 @@ class Stage:
         remaining = max(0, int(FORGET_AFTER - (self.now - row.heard)))
         if not self.counts:
             return Measure(remaining)
-        return Measure(remaining, row.packets, row.octets, 2, 300)  # the server greeted
+        return Measure(remaining, row.packets, row.octets, row.answers, row.answered)
 
     def _tick(self) -> None:
         passed = self.engine.tick(self.now)

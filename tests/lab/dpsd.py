@@ -47,7 +47,7 @@ class Dpsd:
     def configure(self, **sections: Section) -> None:
         """Write the configuration anew: the lab's defaults with these changes. See `reload`."""
         tables: dict[str, dict[str, Any]] = {
-            "protect": {"ports": [25, 465, 587], "addresses": [], "slots": 100},
+            "protect": {"ports": [25, 465, 587], "addresses": [], "slots": 100, "postfix": ""},
             "store": {"url": f"sqlite:///{self.directory}/dpsd.db"},
             "lists": {"white": ["127.0.0.0/8", "::1"]},
         }

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -190,6 +191,26 @@ class Postfix:
     def _tail(self) -> str:
         text = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-20:])
+
+
+@contextlib.contextmanager
+def postconf(folder: Path) -> Iterator[Path]:
+    """A folder for PATH with the real postconf(1), which reads configurations within `folder`."""
+    private.require()
+    root = Root("postconf")
+    root.mount(archive())
+    try:
+        inside = root.path / folder.relative_to("/")
+        inside.mkdir(parents=True, exist_ok=True)
+        private.bind(folder, inside)
+        program = folder / "bin" / "postconf"
+        program.parent.mkdir()
+        command = " ".join(root.command("/usr/sbin/postconf"))
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="ascii")
+        program.chmod(0o755)
+        yield program.parent
+    finally:
+        root.unmount()
 
 
 def install() -> None:

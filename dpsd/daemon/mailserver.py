@@ -1,0 +1,52 @@
+"""What the mail server of this host said last, asked in a thread, and told to the log once."""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from dpsd import assembly
+from dpsd.config import Config
+from dpsd.mta import Mta
+
+log = logging.getLogger("dpsd")
+
+
+class MailServer:
+    """Remembers what it said; while it can't be asked, that goes on to hold."""
+
+    def __init__(self) -> None:
+        self.said: Mta | None = None
+        self._asked: tuple[object, ...] = ()
+        self._told: dict[str, object] = {}
+
+    async def ask(self, config: Config) -> Mta:
+        """What it says about this configuration now; nothing is remembered before take()."""
+        mta = await asyncio.to_thread(assembly.ask, config)
+        if not mta.problem or self.said is None or self._asked != _question(config):
+            return mta
+        return replace(self.said, problem=mta.problem)
+
+    def take(self, config: Config, mta: Mta) -> None:
+        """Go on with this configuration and what it said; what is new goes to the log."""
+        self.said, self._asked = mta, _question(config)
+        if self._is_new("problem", mta.problem) and mta.problem:
+            log.error("the mail server can't be asked, what was known of it holds: %s", mta.problem)
+        slots = assembly.slots(config, mta)
+        if self._is_new("slots", slots):
+            for each in slots:
+                log.info("slots: %s", each.words(config.protect.ports))
+
+        left_out = mta.networks.left_out if mta.networks else ()
+        if self._is_new("left out", left_out) and left_out:
+            log.warning("not taken as white of Postfix's mynetworks: %s", ", ".join(left_out))
+
+    def _is_new(self, what: str, value: object) -> bool:
+        """Whether this differs from what was told last."""
+        last = self._told.get(what)
+        self._told[what] = value
+        return last != value
+
+
+def _question(config: Config) -> tuple[object, ...]:
+    protect = config.protect
+    return protect.ports, protect.addresses, protect.postfix
