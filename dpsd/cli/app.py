@@ -128,12 +128,15 @@ def _list(
 ) -> None:
     """Show who is on the lists.
 
+    A reason is cut to fit its line; --json has the whole of it, and so has `dpsd why`.
+
     \b
     Examples:
       dpsd list
       dpsd list black --json
     """
     from dpsd.cli.why import entry_json
+    from dpsd.core.story import short
     from dpsd.store import Store
 
     gc.disable()  # of 100,000 entries none is garbage, and looking took a third of the time
@@ -145,9 +148,12 @@ def _list(
     if as_json:
         output.write_json_lines(shown)
     elif shown:
-        keys = ("list", "peer", "expires_at", "source", "reason")
         rows = [
-            [each[key] or {"expires_at": "never"}.get(key, "") for key in keys] for each in shown
+            [
+                *(each["list"], each["peer"], each["expires_at"] or "never", each["source"]),
+                short(each["reason"]),
+            ]
+            for each in shown
         ]
         output.write_table(["LIST", "PEER", "EXPIRES", "BY", "REASON"], rows)
     else:
@@ -239,14 +245,16 @@ def _why(
 ) -> None:
     """Tell what is known about a peer, and what would free it.
 
-    Its lists, its score now, the evidence with what it cost, and its history.
+    Its list, until when and since when; what its sessions did, for how long, what would have been
+    proper and what it cost; its score and limit; which block it is and what the next would be.
 
     \b
     Examples:
       dpsd why 203.0.113.7
       dpsd why 2001:db8:1:2::1 --json
     """
-    from dpsd.cli.why import story, why
+    from dpsd.cli.telling import tell
+    from dpsd.cli.why import why
     from dpsd.store import Store
 
     settings = _config(ctx, config)
@@ -256,7 +264,7 @@ def _why(
     if as_json:
         output.write_json(known)
     elif known["known"]:
-        for line in story(known, settings):
+        for line in tell(known, settings):
             output.write(line)
     if not known["known"]:
         raise NotSo(f"nothing is known about {known['peer']}")

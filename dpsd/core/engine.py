@@ -18,7 +18,7 @@ from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.progress import words
 from dpsd.core.reaper import reap
-from dpsd.core.scores import Kind, Peer, Scores
+from dpsd.core.scores import Kind, Peer, Scores, Seen
 from dpsd.core.sessions import (
     CLOSED,
     ESTABLISHED,
@@ -30,6 +30,7 @@ from dpsd.core.sessions import (
     Session,
     Sessions,
 )
+from dpsd.core.story import span, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,10 @@ class Engine:
             peer = self.scores.peer(session.peer, now)
             if not self.sessions.delivered(session):  # else it only waits for its next mail
                 cost = policy.crowd_cost * self.stress
-                score = self._charge(peer, Kind.CROWD, "", cost, now)
+                seen = Seen(
+                    session.port, session.useless(), peer.open, policy.reap_after, self.stress
+                )
+                score = self._charge(peer, Kind.CROWD, "", cost, now, seen=seen)
                 if score >= policy.block_at * self.scores.patience(peer, now):
                     guilty[peer.key] = peer
         return self._sentence(guilty, now), [session.key for session in reaped]
@@ -226,7 +230,8 @@ class Engine:
                 peer, allowed = self.scores.opened(session.peer, now)
                 if allowed:
                     continue
-                score = self._charge(peer, Kind.CHURN, "", self.policy.churn_cost, now)
+                seen = Seen(session.port, most=peer.opened, proper=self.policy.churn_rate)
+                score = self._charge(peer, Kind.CHURN, "", self.policy.churn_cost, now, seen=seen)
             elif note == CLOSED:
                 self._closed(session, now)
                 continue
@@ -241,12 +246,20 @@ class Engine:
         return [] if not guilty or self.blind else self._sentence(guilty, now)
 
     def _charge(
-        self, peer: Peer, kind: Kind, state: str, cost: float, now: float, count: int = 1
+        self,
+        peer: Peer,
+        kind: Kind,
+        state: str,
+        cost: float,
+        now: float,
+        *,
+        seen: Seen,
+        count: int = 1,
     ) -> float:
         """Add evidence, unless the peer is listed already: it can't make it worse from there."""
         if peer.listed or not cost:
             return 0.0
-        return self.scores.charge(peer, kind, state, cost, now, count)
+        return self.scores.charge(peer, kind, state, cost, now, count, seen)
 
     def _charge_rare(
         self, note: Note, peer: Peer, session: Session, what: float | Measure | None, now: float
@@ -266,13 +279,19 @@ class Engine:
             cost = max(0.0, min(cost, self.policy.closing_most - session.charged))
         first = not session.charged
         session.charged += cost
-        return self._charge(peer, Kind.OVERSTAY, state, cost, now, count=int(first))
+        seen = self._seen(session, now)
+        return self._charge(peer, Kind.OVERSTAY, state, cost, now, count=int(first), seen=seen)
+
+    def _seen(self, session: Session, now: float) -> Seen:
+        stay, proper = self.sessions.stay(session, now)
+        return Seen(session.port, longest=stay, proper=proper, stress=self.stress)
 
     def _reset(self, peer: Peer, session: Session, now: float) -> float:
         """Without counters a reset is charged when it comes; else GONE tells if it was of use."""
         if self.sessions.measured is not False or session.key in self._ended:
             return 0.0
-        return self._charge(peer, Kind.ABORT, "", self.policy.abort_cost, now)
+        seen = Seen(session.port)
+        return self._charge(peer, Kind.ABORT, "", self.policy.abort_cost, now, seen=seen)
 
     def _measured(self, peer: Peer, session: Session, measure: Measure, now: float) -> float:
         """What the kernel counted of a whole session: was it of any use?"""
@@ -289,21 +308,27 @@ class Engine:
             self.scores.delivered(peer, now)
         if said > policy.empty_bytes:
             return 0.0
+        seen = Seen(session.port)
         if session.state == State.CLOSE:
-            return self._charge(peer, Kind.ABORT, "", policy.abort_cost, now)
-        return self._charge(peer, Kind.EMPTY, "", policy.empty_cost, now)
+            return self._charge(peer, Kind.ABORT, "", policy.abort_cost, now, seen=seen)
+        return self._charge(peer, Kind.EMPTY, "", policy.empty_cost, now, seen=seen)
 
     def _closed(self, session: Session, now: float) -> None:
         peer = self._one_less(session)
         if peer is not None and session.state == State.TIME_WAIT:
             peer.time_wait += 1
-            if peer.time_wait > self.policy.time_wait_allowance:
-                self._charge(peer, Kind.TIME_WAIT, "", self.policy.time_wait_cost, now)
+            allowance = self.policy.time_wait_allowance
+            if peer.time_wait > allowance:
+                seen = Seen(session.port, most=peer.time_wait, proper=allowance)
+                cost = self.policy.time_wait_cost
+                self._charge(peer, Kind.TIME_WAIT, "", cost, now, seen=seen)
 
     def _one_less(self, session: Session) -> Peer | None:
         peer = self.scores.get(session.peer)
         if peer is not None:
             peer.open = max(0, peer.open - 1)
+            if peer.listed and not peer.open:
+                self.scores.changed.add(peer.key)  # so that it is told that none is left
         return peer
 
     def _sentence(self, guilty: dict[bytes, Peer], now: float) -> list[Verdict]:
@@ -326,9 +351,10 @@ class Engine:
     def _list(self, network: Network, peer: Peer, now: float) -> Entry:
         before = self.blocks.setdefault(network, [])
         name, until, rank = self.policy.sentence(before, now)
-        reason = f"{self.scores.score(peer, now):.0f} slot-seconds: {account(peer)}"
+        limit = self.policy.block_at * self.scores.patience(peer, now)
+        reason = verdict(self.scores.score(peer, now), limit, peer.evidence.values())
         if rank > 1:
-            reason += f"; block {rank} within {self.policy.black_within / 86400:g} days"
+            reason += f"; block {rank} within {span(self.policy.black_within)}"
         before.append(now)
         peer.listed = True
         entry = Entry(name, network, reason, "score", now, until)
@@ -343,28 +369,3 @@ def _within(inner: Network, outer: Network) -> bool:
     if inner.version != outer.version or inner.prefixlen < outer.prefixlen:
         return False
     return inner.supernet(new_prefix=outer.prefixlen) == outer
-
-
-WORDS = {
-    (Kind.OVERSTAY, "ESTABLISHED"): "silent sessions",
-    (Kind.OVERSTAY, "FIN_WAIT"): "the server's FIN unanswered",
-    (Kind.OVERSTAY, "CLOSE_WAIT"): "the server's FIN acknowledged but not answered",
-    (Kind.OVERSTAY, "LAST_ACK"): "vanished before the last ACK",
-    (Kind.CHURN, ""): "sessions beyond the allowed rate",
-    (Kind.ABORT, ""): "sessions reset before any use",
-    (Kind.EMPTY, ""): "sessions closed without any use",
-    (Kind.CROWD, ""): "useless sessions ended to make room",
-    (Kind.TIME_WAIT, ""): "sessions left in TIME_WAIT beyond the allowed number",
-}
-
-
-def account(peer: Peer) -> str:
-    """A peer's evidence in words, the costliest first."""
-    parts = sorted(peer.evidence.values(), key=lambda e: -e.cost)
-    return ", ".join(
-        f"{WORDS.get((e.kind, e.state), e.kind)} {e.cost:.0f} ({_sessions(e.count)})" for e in parts
-    )
-
-
-def _sessions(count: int) -> str:
-    return "1 session" if count == 1 else f"{count} sessions"

@@ -335,6 +335,14 @@ class Sessions:
         """Whether a session was of use before, and may be waiting for its next mail."""
         return session.progress is not None and session.progress.said >= self.delivered_bytes
 
+    def stay(self, session: Session, now: float) -> tuple[float, float]:
+        """For how many seconds a session has been of no use, or is in its closing state; and how
+        many are proper."""
+        proper = self.proper.get(session.state, 0.0)
+        if session.state != ESTABLISHED:
+            return now - session.since, proper
+        return session.useless(), self.patient if self.delivered(session) else proper
+
     def version(self, session: Session) -> int:
         """The IP version of a session, 4 or 6."""
         return 4 if len(session.peer) == self._size.ipv4 >> 3 else 6
