@@ -47,6 +47,32 @@ def test_scores_survive_a_crash(make: Make, host: MailHost) -> None:
         return evidence["churn"]["count"], evidence["churn"]["cost"]
 
     assert eventually(lambda: churn() == (3, 33)), churn()  # two of them from before
+    told = daemon.cli("why", peer, check=True).stdout
+    assert f"{peer} is on the block list until" in told or f"{peer} is on no list" in told
+    words = "3 sessions to port 25 came beyond the allowed rate: up to"
+    assert words in told
+    assert words in daemon.log.read_text(encoding="utf-8")
+
+
+def test_the_story_of_a_block_outlives_the_daemon(make: Make, host: MailHost) -> None:
+    daemon, peer = make(**(QUICK | {"policy": {"block_at": 30, "block_for": "1h"}})), "10.99.170.4"
+    daemon.start()
+    assert eventually(lambda: host.drops(peer))
+
+    def evidence() -> list[Any]:
+        found: list[Any] = daemon.json("why", peer)["evidence"]
+        return found
+
+    assert eventually(lambda: ("block", peer) in listed(daemon))
+    assert eventually(lambda: bool(evidence()))
+    before = evidence()
+    assert (before[0]["ports"], before[0]["most"] > 0) == ([25], True)
+    daemon.kill()
+    daemon.start()
+    assert evidence() == before
+    why = daemon.cli("why", peer, check=True).stdout
+    assert before[0]["story"] in why
+    assert daemon.cli("list", check=True).stdout.count(peer) == 1
 
 
 def test_blocked_twice_as_long_and_then_for_good(make: Make, host: MailHost) -> None:
