@@ -660,17 +660,18 @@ def test_run(dpsd: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_record(dpsd: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path, float]] = []
+    asked: list[tuple[Path, float, bool]] = []
 
-    def record(_: object, path: Path, seconds: float) -> None:
+    def record(_: object, path: Path, seconds: float, anonymize: bool) -> None:
         path.touch()
-        asked.append((path, seconds))
+        asked.append((path, seconds, anonymize))
 
     stand_in(monkeypatch, "dpsd.capture", record=record)
     file = tmp_path / "x.capture"
     assert dpsd("record", str(file)).code == 0
     assert dpsd("record", str(file), "--for", "2m").code == 0
-    assert asked == [(file, 60.0), (file, 120.0)]
+    assert dpsd("record", str(file), "--anonymize").code == 0
+    assert asked == [(file, 60.0, False), (file, 120.0, False), (file, 60.0, True)]
     assert dpsd("record", str(file), "--for", "2").code == 2
     said = dpsd("record", str(tmp_path / "absent" / "x"))
     assert said.code == 2
@@ -681,7 +682,16 @@ def test_replay(dpsd: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     verdicts: list[dict[str, Any]] = [
         {"at": "2026-11-22T21:40:00Z", "list": "block", "peer": "203.0.113.7", "expires_at": None}
     ]
-    stand_in(monkeypatch, "dpsd.capture", replay=lambda _config, _path: verdicts)
+    compared: Any = {
+        **{"keys": ["policy.block_at"], "summary": {"both": 0, "policy": 0, "against": 0}},
+        "peers": [],
+    }
+    stand_in(
+        monkeypatch,
+        "dpsd.capture",
+        replay=lambda _config, _path: verdicts,
+        compare=lambda _config, against, _path: {**compared, "at": against.policy.block_at},
+    )
     file = tmp_path / "x.capture"
     assert dpsd("replay", str(file)).code == 2  # there is none
     file.touch()
@@ -692,6 +702,16 @@ def test_replay(dpsd: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     verdicts.clear()
     assert dpsd("replay", str(file)) == Said(0, "", "nobody would have been listed\n")
+    other = tmp_path / "other.toml"
+    assert dpsd("replay", str(file), "--against", str(other)).code == 78  # there is none
+    other.write_text("policy.block_at = 7")
+    found = dpsd("replay", str(file), "--against", str(other), "--json").json
+    assert found == {**compared, "at": 7}
+    lines = dpsd("replay", str(file), "--against", str(other)).out.splitlines()
+    assert lines[1] == "They differ in policy.block_at."
+    other.write_text("policy.block_at = 0")
+    said = dpsd("replay", str(file), "--against", str(other))
+    assert (said.code, "other.toml: policy.block_at" in said.err) == (78, True)
 
 
 @pytest.mark.parametrize(("error", "code"), [(KernelError, 69), (NotPermitted, 77)])

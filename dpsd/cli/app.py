@@ -323,20 +323,29 @@ def _record(
     ctx: typer.Context,
     file: Path = typer.Argument(..., metavar="FILE", help="The capture to write."),  # noqa: B008
     for_: str = typer.Option("60s", "--for", metavar="TIME", help="How long."),
+    anonymize: bool = typer.Option(
+        False, "--anonymize", help="Write other addresses in place of all, prefixes kept."
+    ),
     config: Optional[Path] = _HERE,
 ) -> None:
     """Record what the kernel tells of the mail ports' sessions.
 
-    A capture has addresses, ports and states, never what was said in a session.
+    A capture has addresses, ports, states and counters, never what was said in a session. It begins
+    with this host's own addresses, gateways and name servers and the configured white list, so that
+    a replay spares them too.
+
+    --anonymize gives each address another one, by a key that is thrown away: addresses that share
+    a prefix share one as long afterwards. Ports, times and counters stay.
 
     \b
-    Example:
+    Examples:
       dpsd record attack.capture --for 10m
+      dpsd record attack.capture --anonymize
     """
     from dpsd.capture import record
 
     try:
-        record(_config(ctx, config), file, _seconds(for_))
+        record(_config(ctx, config), file, _seconds(for_), anonymize)
     except OSError as error:
         if error.filename is None:  # not of a file, so not the user's argument
             raise
@@ -349,21 +358,36 @@ def _replay(
     file: Path = typer.Argument(  # noqa: B008
         ..., metavar="FILE", exists=True, dir_okay=False, help="The capture to read."
     ),
+    against: Optional[Path] = typer.Option(  # noqa: B008
+        None, "--against", metavar="OTHER", readable=False, help="Another configuration."
+    ),
     as_json: bool = _JSON,
     config: Optional[Path] = _HERE,
 ) -> None:
     """Show who would have been listed in a capture, and why.
 
-    Nothing is changed. With another configuration, what that one would have done.
+    Nothing is changed. With another configuration, what that one would have done. --against
+    compares the two: who would have been listed by one, by the other and by both, when and why.
 
     \b
     Examples:
       dpsd replay attack.capture
       dpsd replay attack.capture --config stricter.toml --json
+      dpsd replay attack.capture --against stricter.toml
     """
-    from dpsd.capture import replay
+    from dpsd.capture import compare, replay
+    from dpsd.cli.comparing import comparison
 
-    verdicts = replay(_config(ctx, config), file)
+    settings = _config(ctx, config)
+    if against is not None:
+        compared = compare(settings, load(against), file)
+        if as_json:
+            output.write_json(compared)
+        else:
+            for line in comparison(compared, str(_path(ctx, config)), str(against)):
+                output.write(line)
+        return
+    verdicts = replay(settings, file)
     if as_json:
         output.write_json_lines(verdicts)
     elif verdicts:

@@ -178,6 +178,10 @@ class Engine:
         address = ip_network(self.sessions.endpoints(session.key).peer)
         return self._is_white(session.key) or self.immune(address)
 
+    def was_ended(self, keys: Iterable[Key]) -> None:
+        """These sessions end because the host wants it: that is no doing of their peers."""
+        self._ended.update(keys)
+
     def forgive(self, network: Network) -> None:
         """An operator took peers off a list: what they did before counts no more."""
         self.blocks.pop(network, None)

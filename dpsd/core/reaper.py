@@ -22,7 +22,8 @@ def reap(
 ) -> list[Session]:
     """Up to `room` open sessions that have been of no use for longer than so many seconds.
 
-    A peer's greed is the number of its sessions, whatever their use. No more than MOST at a time.
+    A peer's greed is the number of its sessions, whatever their use; of equals it is the one whose
+    useless sessions come first. No more than MOST at a time.
     """
     room = min(room, MOST)
     if room <= 0:
@@ -36,14 +37,14 @@ def reap(
                 useless[session.peer].append(session)
     for candidates in useless.values():
         candidates.sort(key=Session.useless)
-    greed = [(-held[peer], peer) for peer in useless]
+    greed = [(-held[peer], order, peer) for order, peer in enumerate(useless)]
     heapify(greed)
     found: list[Session] = []
     while greed and len(found) < room:
-        count, peer = heappop(greed)
+        count, order, peer = heappop(greed)
         session = useless[peer].pop()
         if not is_spared(session):
             found.append(session)
         if useless[peer]:
-            heappush(greed, (count + 1, peer))
+            heappush(greed, (count + 1, order, peer))
     return found
