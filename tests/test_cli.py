@@ -432,14 +432,15 @@ def test_the_score_with_its_evidence(dpsd: Run, url: str) -> None:
     told = dpsd("why", "203.0.113.7").out
     assert told.startswith("203.0.113.7 is on no list; its packets pass.\n")
     assert re.search(
-        r"Score: (40\.0|39\.9) slot-seconds now, its limit is 120 \(1\.0 deliveries to its"
-        r" credit\); it halves every 5 min, so in 31 min \d+ s it is forgotten\.",
+        r"Score: (40\.0|39\.9) slot-seconds now, its limit is 120 \(policy.block_at, 60, times 2\.0"
+        r" for 1\.0 deliveries to its credit\); it halves every 5 min, so in 31 min \d+ s"
+        r" it is forgotten\.",
         told,
     )
     assert re.search(r"Sessions open at \S+Z: LAST_ACK 3, ESTABLISHED 1\.", told)
     first = told.index(
         "  7 sessions to port 25 closed but never sent the last ACK for up to 41 s,"
-        " where 5 s was proper under full stress: 55.5 slot-seconds, last at 20"
+        " where 5 s was proper under full stress: 55.5 slot-seconds (overstay), last at 20"
     )
     assert first < told.index("1 session was reset before any use: 2.0 slot-seconds")
 
@@ -523,10 +524,12 @@ def test_the_story_of_a_block(dpsd: Run, url: str) -> None:
         r" its score at \S+Z\.",
         told[0],
     )
-    assert told[1] == ("Why: 74 slot-seconds, its limit is 60 (no mail delivered lately):")
+    assert told[1] == (
+        "Why: 74 slot-seconds, its limit is 60 (policy.block_at; no mail delivered lately):"
+    )
     assert told[2].startswith(
         "  10 sessions to port 25 were open and got nowhere for up to 41 s, where 10 s was proper"
-        " under full stress: 74.0 slot-seconds, last at 20"
+        " under full stress: 74.0 slot-seconds (overstay), last at 20"
     )
     assert told[3:5] == [
         "This is block 2 within 30 d.",

@@ -10,13 +10,15 @@ from dpsd.config import Config, changed
 
 Json = dict[str, Any]
 
+_OF_NO_MATTER = ("store.", "log.", "kernel.", "enforce.")  # to a replay
+
 
 def compare(config: Config, against: Config, path: Path) -> Json:
     """Whom a capture lists by one configuration, by another one and by both, in order of time.
 
-    "keys" names the keys that differ. Each of "peers" has its verdicts by either, "listed_by"
-    ("both", "policy" or "against"), and how many seconds "later" the first one by the other comes
-    (negative: earlier; None unless both list it). Raises BadArgument like replay().
+    "keys" names the keys of a policy that differ. Each of "peers" has its verdicts by either,
+    "listed_by" ("both", "policy" or "against"), and how many seconds "later" the first one by the
+    other comes (negative: earlier; None unless both list it). Raises BadArgument like replay().
     """
     peers: dict[str, dict[str, list[Json]]] = defaultdict(lambda: {"policy": [], "against": []})
     for name, each in (("policy", config), ("against", against)):
@@ -27,7 +29,7 @@ def compare(config: Config, against: Config, path: Path) -> Json:
     told.sort(key=lambda each: min(v["at"] for v in (*each["policy"], *each["against"])))
     names = ("both", "policy", "against")
     return {
-        "keys": changed(config, against),
+        "keys": [key for key in changed(config, against) if not key.startswith(_OF_NO_MATTER)],
         "summary": {name: sum(each["listed_by"] == name for each in told) for name in names},
         "peers": told,
     }

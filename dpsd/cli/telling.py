@@ -21,7 +21,7 @@ def tell(known: Json, config: Config) -> Iterator[str]:
     entries = known["entries"]
     yield _where(known)
     if entries and entries[0]["source"] == SCORE and known["evidence"]:
-        yield f"Why: {known['scored']:.0f} slot-seconds, {_limit(known)}:"
+        yield f"Why: {known['scored']:.0f} slot-seconds, {_limit(known, config)}:"
         yield from map(_evidence, known["evidence"])
     else:
         if entries and entries[0]["reason"]:
@@ -36,7 +36,8 @@ def tell(known: Json, config: Config) -> Iterator[str]:
         yield _release(known)
     if known["history"]:
         yield "History, the latest first:"
-        yield from map(_event, known["history"])
+        told = entries[0]["reason"] if entries else ""
+        yield from (_event(each, told) for each in known["history"])
 
 
 def _where(known: Json) -> str:
@@ -54,12 +55,16 @@ def _where(known: Json) -> str:
     return f"{known['peer']} is {place} {_until(first)}{left}, {put}{passes}."
 
 
-def _limit(known: Json) -> str:
-    trust = known["trust"]
-    credit = (
-        f"{trust:.1f} deliveries to its credit" if trust >= 0.05 else "no mail delivered lately"
-    )
-    return f"its limit is {known['limit']:.0f} ({credit})"
+def _limit(known: Json, config: Config) -> str:
+    """What its score may be, and by which rule."""
+    limit, trust, usual = known["limit"], known["trust"], config.policy.block_at
+    rule = "policy.block_at; no mail delivered lately"
+    if trust >= 0.05:
+        rule = (
+            f"policy.block_at, {usual:g}, times {limit / usual:.1f}"
+            f" for {trust:.1f} deliveries to its credit"
+        )
+    return f"its limit is {limit:.0f} ({rule})"
 
 
 def _score(known: Json, config: Config) -> Iterator[str]:
@@ -70,12 +75,13 @@ def _score(known: Json, config: Config) -> Iterator[str]:
     if known["fades"]:
         left = _between(known["asked_at"], known["fades"]["at"])
         fades = f"; it halves every {span(config.policy.half_life)}, so in {left} it is forgotten."
-    yield f"Score: {known['score']:.1f} slot-seconds now, {_limit(known)}{fades}"
+    yield f"Score: {known['score']:.1f} slot-seconds now, {_limit(known, config)}{fades}"
     yield from map(_evidence, known["evidence"])
 
 
 def _evidence(each: Json) -> str:
-    return f"  {each['story']}: {each['cost']:.1f} slot-seconds, last at {each['at']}"
+    cost = f"{each['cost']:.1f} slot-seconds ({each['kind']})"
+    return f"  {each['story']}: {cost}, last at {each['at']}"
 
 
 def _blocks(known: Json, config: Config) -> Iterator[str]:
@@ -126,10 +132,13 @@ def _entry(entry: Json) -> str:
     return f"{where}, by {entry['source']} at {entry['created_at']}{_because(entry)}"
 
 
-def _event(each: Json) -> str:
+def _event(each: Json, told: str) -> str:
+    """One line of history; the reason that was told above isn't told again."""
     what = {
         Action.ADD: f"put on the {each['list']} list {_until(each)} by {each['source']}",
         Action.REMOVE: f"taken off the {each['list']} list by {each['source']}",
         Action.EXPIRE: f"off the {each['list']} list, its time was over",
     }[Action(each["action"])]
-    return f"  {each['at']}  {each['peer']} {what}{_because(each)}"
+    return (
+        f"  {each['at']}  {each['peer']} {what}{'' if each['reason'] == told else _because(each)}"
+    )

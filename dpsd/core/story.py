@@ -101,7 +101,8 @@ def _how(evidence: Evidence) -> str:
             return f": up to {most} at a time (allowed: {proper:g})"
         case Kind.CROWD if evidence.longest:
             held = f", when it held {most} in all" if most else ""
-            return f", of no use for up to {span(evidence.longest)}{held}"
+            under = "," * bool(evidence.stress) + _under(evidence)
+            return f", of no use for up to {span(evidence.longest)}{held}{under}"
     if not evidence.longest:
         return ""
     return f" for up to {span(evidence.longest)}, where {span(proper)} was proper{_under(evidence)}"

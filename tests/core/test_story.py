@@ -44,7 +44,8 @@ def test_spans(seconds: float, words: str) -> None:
         ),
         (
             evidence(Kind.CROWD, longest=41, most=30, proper=2, stress=1),
-            "10 sessions were ended to make room, of no use for up to 41 s, when it held 30 in all",
+            "10 sessions were ended to make room, of no use for up to 41 s,"
+            " when it held 30 in all, under full stress",
         ),
         (
             evidence(Kind.CHURN, most=120, proper=10, ports=(25,)),
