@@ -331,8 +331,8 @@ def _record(
     """Record what the kernel tells of the mail ports' sessions.
 
     A capture has addresses, ports, states and counters, never what was said in a session. It begins
-    with this host's own addresses, gateways and name servers and the configured white list, so that
-    a replay spares them too.
+    with this host's own addresses, gateways and name servers, which a replay spares too, and with
+    the configured white list.
 
     --anonymize gives each address another one, by a key that is thrown away: addresses that share
     a prefix share one as long afterwards. Ports, times and counters stay.

@@ -24,7 +24,6 @@ _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 # What the server's own overstays mean, by TCP state, and what to look at.
 LEAKS = {
-    "ESTABLISHED": "its sessions stay open beyond their time",
     "FIN_WAIT": "peers closed, and this host doesn't even acknowledge it; look whether a firewall"
     " drops what it sends, and at its load",
     "CLOSE_WAIT": "peers closed, and the mail server didn't; look what its processes wait for:"
