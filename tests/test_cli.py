@@ -426,12 +426,18 @@ def test_the_score_with_its_evidence(dpsd: Run, url: str) -> None:
     detail = {
         "evidence": [
             {
-                **{"kind": "overstay", "state": "LAST_ACK", "cost": 55.5, "count": 7},
-                **{"first": now - 999, "at": now - 310},
+                **{"kind": "abort", "state": "", "cost": 2.0, "count": 1},
+                **{"first": now, "at": now - 300, "longest": 0.0, "most": 0, "proper": 0.0},
+                **{"stress": 0.0, "ports": []},
             },
-            {"kind": "abort", "state": "", "cost": 2.0, "count": 1, "first": now, "at": now - 300},
+            {
+                **{"kind": "overstay", "state": "LAST_ACK", "cost": 55.5, "count": 7},
+                **{"first": now - 999, "at": now - 310, "longest": 41.2, "most": 0},
+                **{"proper": 5.0, "stress": 1.0, "ports": [25]},
+            },
         ],
         "sessions": {"ESTABLISHED": 1, "LAST_ACK": 3},
+        **{"trust": 2.0, "trusted_at": now - 14 * 86400},
     }
     with Store.open(url) as store:
         store.save_peers([PeerRow(ip_network("203.0.113.7"), 80.0, now - 300, now, detail)])
@@ -443,12 +449,24 @@ def test_the_score_with_its_evidence(dpsd: Run, url: str) -> None:
         ("abort", 2.0, 1),
     ]
     assert all(UTC.fullmatch(each[key]) for each in known["evidence"] for key in ("first", "at"))
+    assert (known["trust"], known["limit"]) == (pytest.approx(1), pytest.approx(120))
+    assert (known["evidence"][0]["longest"], known["evidence"][0]["proper"]) == (41.2, 5.0)
+    assert known["fades"]["below"] == 0.5
+    assert known["release"] is None
     told = dpsd("why", "203.0.113.7").out
-    assert "203.0.113.7 is on no list; its packets pass." in told
-    assert re.search(r"Score: (40\.0|39\.9) slot-seconds", told)
-    assert "Sessions: LAST_ACK 3, ESTABLISHED 1." in told
-    first = told.index("abort, 1 session: 2.0 slot-seconds")
-    assert first < told.index("overstay in LAST_ACK, 7 sessions: 55.5 slot-seconds")
+    assert told.startswith("203.0.113.7 is on no list; its packets pass.\n")
+    assert re.search(
+        r"Score: (40\.0|39\.9) slot-seconds now, its limit is 120 \(policy.block_at, 60, times 2\.0"
+        r" for 1\.0 deliveries to its credit\); it halves every 5 min, so in 31 min \d+ s"
+        r" it is forgotten\.",
+        told,
+    )
+    assert re.search(r"Sessions open at \S+Z: LAST_ACK 3, ESTABLISHED 1\.", told)
+    first = told.index(
+        "  7 sessions to port 25 closed but never sent the last ACK for up to 41 s,"
+        " where 5 s was proper under full stress: 55.5 slot-seconds (overstay), last at 20"
+    )
+    assert first < told.index("1 session was reset before any use: 2.0 slot-seconds")
 
 
 def test_the_score_of_a_part_of_a_peer_is_the_peers(dpsd: Run, url: str) -> None:
@@ -463,11 +481,16 @@ def test_the_score_of_a_part_of_a_peer_is_the_peers(dpsd: Run, url: str) -> None
 def test_which_entry_decides_and_what_would_release_the_peer(dpsd: Run) -> None:
     dpsd("block", "203.0.113.7", "--for", "1h", "--reason", "guesses")
     told = dpsd("why", "203.0.113.7").out
-    assert re.match(r"203.0.113.7 is blocked until 20\S+Z\.\n", told)
-    assert re.search(
-        r"This decides: 203.0.113.7 on the block list .* by operator .*: guesses", told
+    assert re.match(
+        r"203.0.113.7 is on the block list until 20\S+Z \(in (1 h|59 min \d+ s)\),"
+        r" put there by an operator at 20\S+Z\.\nWhy: guesses\n",
+        told,
     )
-    assert "To release it: dpsd unblock 203.0.113.7\n" in told
+    assert re.search(
+        r"It is released at 20\S+Z by itself, or by: dpsd unblock 203.0.113.7."
+        r" To never block it: dpsd allow 203.0.113.7\n",
+        told,
+    )
     assert "put on the block list until" in told
 
     dpsd("block", "203.0.113.0/24", "--for", "2h")  # lasts longer, so it is this one that counts
@@ -475,13 +498,19 @@ def test_which_entry_decides_and_what_would_release_the_peer(dpsd: Run) -> None:
     assert [entry["peer"] for entry in known["entries"]] == ["203.0.113.0/24", "203.0.113.7"]
     assert known["expires_at"] == known["entries"][0]["expires_at"]
     told = dpsd("why", "203.0.113.7").out
-    assert "dpsd allow 203.0.113.7, or for all of them dpsd unblock 203.0.113.0/24" in told
+    assert "203.0.113.7 is on the block list, as part of 203.0.113.0/24, until 20" in told
+    assert "dpsd unblock 203.0.113.0/24, with all the others there." in told
+    assert known["release"]["by"] == ["dpsd unblock 203.0.113.0/24", "dpsd allow 203.0.113.7"]
 
     dpsd("allow", "203.0.113.0/24")
     known = dpsd("why", "203.0.113.7", "--json").json
     assert (known["list"], known["expires_at"]) == ("white", None)
     told = dpsd("why", "203.0.113.7").out
-    assert told.startswith("203.0.113.7 passes for good.\n")
+    assert re.match(
+        r"203.0.113.7 is on the white list, as part of 203.0.113.0/24, for good, put there by"
+        r" an operator at 20\S+Z; it passes, whatever it does\.\n",
+        told,
+    )
     assert told.count("It comes before: ") == 2
     assert "To end it: dpsd disallow 203.0.113.0/24" in told
 
@@ -494,6 +523,62 @@ def test_a_released_peer_has_a_history(dpsd: Run) -> None:
     assert known.json["list"] is None
     assert [each["action"] for each in known.json["history"]] == ["remove", "add"]
     assert "taken off the block list by operator" in dpsd("why", "203.0.113.7").out
+
+
+def blocked_by_score(store: Store, peer: str, at: float, lasts: float) -> None:
+    """As the daemon does it, with the reason cut short."""
+    entry = Entry(ListName.BLOCK, ip_network(peer), "74 slot-seconds…", "score", at, at + lasts)
+    store.commit([Record(Action.ADD, entry, at)])
+
+
+def test_the_story_of_a_block(dpsd: Run, url: str) -> None:
+    now = time.time()
+    seen = {
+        **{"kind": "overstay", "state": "ESTABLISHED", "cost": 74.0, "count": 10, "first": now},
+        **{"at": now, "longest": 41.0, "most": 0, "proper": 10.0, "stress": 1.0, "ports": [25]},
+    }
+    with Store.open(url) as store:
+        blocked_by_score(store, "203.0.113.7", now - 86400, 600)
+        blocked_by_score(store, "203.0.113.7", now, 1200)
+        detail = {"evidence": [seen], "sessions": {}, "listed": True}
+        store.save_peers([PeerRow(ip_network("203.0.113.7"), 74.0, now, now, detail)])
+    told = dpsd("why", "203.0.113.7").out.splitlines()
+    assert re.fullmatch(
+        r"203.0.113.7 is on the block list until \S+Z \(in (20 min|19 min 5\d s)\), put there by"
+        r" its score at \S+Z\.",
+        told[0],
+    )
+    assert told[1] == (
+        "Why: 74 slot-seconds, its limit is 60 (policy.block_at; no mail delivered lately):"
+    )
+    assert told[2].startswith(
+        "  10 sessions to port 25 were open and got nowhere for up to 41 s, where 10 s was proper"
+        " under full stress: 74.0 slot-seconds (overstay), last at 20"
+    )
+    assert told[3:5] == [
+        "This is block 2 within 30 d.",
+        "The next would last 40 min, number 5 for good.",
+    ]
+    assert told[5].endswith(": none.")
+    known = dpsd("why", "203.0.113.7", "--json").json
+    assert known["blocks"] == {
+        **{"count": 2, "within": 30 * 86400.0, "next": "block", "next_for": 2400.0}
+    }
+    assert known["evidence"][0]["story"] in told[2]
+    with Store.open(url) as store:
+        for days in (2, 3):
+            blocked_by_score(store, "203.0.113.7", now - days, 600)
+    assert "The next would be for good." in dpsd("why", "203.0.113.7").out
+    dpsd("unblock", "203.0.113.7")  # what an operator takes back doesn't count
+    known = dpsd("why", "203.0.113.7", "--json").json
+    assert (known["blocks"]["count"], known["blocks"]["next_for"]) == (0, 600.0)
+
+
+def test_a_long_reason_is_cut_in_the_table_only(dpsd: Run) -> None:
+    reason = "many words " * 15
+    dpsd("block", "203.0.113.7", "--reason", reason)
+    assert dpsd("list", "--json").json[0]["reason"] == reason
+    assert dpsd("list").out.splitlines()[1].endswith("many words many words …")
 
 
 # --- status -------------------------------------------------------------------------------------
@@ -617,17 +702,18 @@ def test_run(dpsd: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_record(dpsd: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path, float]] = []
+    asked: list[tuple[Path, float, bool]] = []
 
-    def record(_: object, path: Path, seconds: float) -> None:
+    def record(_: object, path: Path, seconds: float, anonymize: bool) -> None:
         path.touch()
-        asked.append((path, seconds))
+        asked.append((path, seconds, anonymize))
 
     stand_in(monkeypatch, "dpsd.capture", record=record)
     file = tmp_path / "x.capture"
     assert dpsd("record", str(file)).code == 0
     assert dpsd("record", str(file), "--for", "2m").code == 0
-    assert asked == [(file, 60.0), (file, 120.0)]
+    assert dpsd("record", str(file), "--anonymize").code == 0
+    assert asked == [(file, 60.0, False), (file, 120.0, False), (file, 60.0, True)]
     assert dpsd("record", str(file), "--for", "2").code == 2
     said = dpsd("record", str(tmp_path / "absent" / "x"))
     assert said.code == 2
@@ -638,7 +724,16 @@ def test_replay(dpsd: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     verdicts: list[dict[str, Any]] = [
         {"at": "2026-11-22T21:40:00Z", "list": "block", "peer": "203.0.113.7", "expires_at": None}
     ]
-    stand_in(monkeypatch, "dpsd.capture", replay=lambda _config, _path: verdicts)
+    compared: Any = {
+        **{"keys": ["policy.block_at"], "summary": {"both": 0, "policy": 0, "against": 0}},
+        "peers": [],
+    }
+    stand_in(
+        monkeypatch,
+        "dpsd.capture",
+        replay=lambda _config, _path: verdicts,
+        compare=lambda _config, against, _path: {**compared, "at": against.policy.block_at},
+    )
     file = tmp_path / "x.capture"
     assert dpsd("replay", str(file)).code == 2  # there is none
     file.touch()
@@ -649,6 +744,16 @@ def test_replay(dpsd: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     verdicts.clear()
     assert dpsd("replay", str(file)) == Said(0, "", "nobody would have been listed\n")
+    other = tmp_path / "other.toml"
+    assert dpsd("replay", str(file), "--against", str(other)).code == 78  # there is none
+    other.write_text("policy.block_at = 7")
+    found = dpsd("replay", str(file), "--against", str(other), "--json").json
+    assert found == {**compared, "at": 7}
+    lines = dpsd("replay", str(file), "--against", str(other)).out.splitlines()
+    assert lines[1] == "They differ in policy.block_at."
+    other.write_text("policy.block_at = 0")
+    said = dpsd("replay", str(file), "--against", str(other))
+    assert (said.code, "other.toml: policy.block_at" in said.err) == (78, True)
 
 
 @pytest.mark.parametrize(("error", "code"), [(KernelError, 69), (NotPermitted, 77)])

@@ -15,9 +15,19 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event, inspect
 
 from dpsd.core.lists import Entry, ListName
+from dpsd.core.story import told
 from dpsd.errors import StoreError
 from dpsd.paths import shipped
-from dpsd.store import SCHEMA, Action, PeerRow, Record, Store, schema
+from dpsd.store import (
+    SCHEMA,
+    Action,
+    PeerRow,
+    Record,
+    Store,
+    evidence_json,
+    evidence_of,
+    schema,
+)
 
 ENTRY = Entry(ListName.BLACK, ip_network("192.0.2.1/32"), "reset flood", "operator", 5.0)
 
@@ -158,3 +168,42 @@ def test_a_failed_start_can_be_repeated(url: str, next_one: Path) -> None:
     next_one.write_text(HEAD)
     with Store.open(url) as store, store._reading() as db:
         assert schema.found(db) == "9001"
+
+
+OLD_EVIDENCE = {
+    **{"kind": "overstay", "state": "LAST_ACK", "cost": 61.0, "count": 3},
+    **{"first": 1.5, "at": 2.5},
+}
+
+
+def test_from_0001_evidence_is_kept_and_tells_what_is_known(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A store as the first release left it, with more peers than go into one batch."""
+    first = tmp_path / "first"
+    shutil.copytree(shipped("migrations"), first, ignore=shutil.ignore_patterns("000[2-9]_*"))
+    with monkeypatch.context() as then:
+        then.setattr(schema, "shipped", lambda _: first)
+        then.setattr(schema, "SCHEMA", "0001")
+        with Store.open(url) as store:
+            store.commit([Record(Action.ADD, ENTRY, 5.0)])
+            detail = {"evidence": [OLD_EVIDENCE], "sessions": {"LAST_ACK": 3}, "trust": 1.25}
+            others = [ip_network((0x0A000000 + n, 32)) for n in range(4_500)]
+            rows = [PeerRow(peer, 9.0, 3.0, 4.0, {"evidence": []}) for peer in others]
+            guilty = [PeerRow(peer, 9.0, 3.0, 4.0, detail) for peer in (ENTRY.peer, others[4_499])]
+            store.save_peers([*rows, *guilty])
+    with pytest.raises(StoreError, match=r"schema 0001 is older .* needs"):
+        Store.open(url)
+    with Store.open(url, upgrade=True) as store:
+        assert store.entries(0) == [ENTRY]
+        assert len(store.peers()) == 4_501
+        for peer in (ENTRY.peer, others[4_499]):
+            row = store.peer(peer)
+            assert row is not None
+            assert {**row.detail, "evidence": []} == {**detail, "evidence": []}
+            (saved,) = row.detail["evidence"]
+            assert saved.items() >= OLD_EVIDENCE.items()
+            evidence = evidence_of(saved)
+            assert told(evidence) == "3 sessions closed but never sent the last ACK"
+            assert evidence_json(evidence, lambda at: at) == saved
+        assert store.peer(others[0]) == rows[0]

@@ -1,5 +1,6 @@
 """The store keeps what it was told, tells what it keeps, and says in words why it can't."""
 
+import json
 import os
 import shutil
 import signal
@@ -19,9 +20,21 @@ from hypothesis import strategies as st
 
 from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network
+from dpsd.core.scores import Evidence, Kind
 from dpsd.errors import DpsdError, NotPermitted, StoreError
 from dpsd.paths import shipped
-from dpsd.store import SCHEMA, Action, Node, PeerRow, Pruned, Record, Recorded, Store
+from dpsd.store import (
+    SCHEMA,
+    Action,
+    Node,
+    PeerRow,
+    Pruned,
+    Record,
+    Recorded,
+    Store,
+    evidence_json,
+    evidence_of,
+)
 from dpsd.store.records import network
 
 WHITE, BLACK, BLOCK = ListName
@@ -283,7 +296,11 @@ def test_blocks_since_counts_verdicts_that_nobody_lifted(store: Store) -> None:
         store.commit([add(each)])
     assert store.blocks_since(10.0) == {first.peer: [10.0, 20.0], other.peer: [30.0]}
     assert store.blocks_since(10.1) == {first.peer: [20.0], other.peer: [30.0]}
-    store.commit([remove(second)])
+    store.commit([remove(black)])
+    assert store.blocks_since(10.0) == {other.peer: [30.0]}
+    store.commit([add(entry(created=600.0))])
+    assert store.blocks_since(10.0) == {other.peer: [30.0], first.peer: [600.0]}
+    store.commit([remove(entry(created=600.0), at=700.0)])
     assert store.blocks_since(10.0) == {other.peer: [30.0]}
 
 
@@ -675,3 +692,13 @@ for url in sys.argv[1:]:
 def test_every_error_is_one_that_a_command_tells() -> None:
     assert issubclass(StoreError, DpsdError)
     assert issubclass(NotPermitted, DpsdError)
+
+
+def test_evidence_is_the_same_when_it_comes_back() -> None:
+    evidence = Evidence(
+        Kind.OVERSTAY, "LAST_ACK", 61.25, 3, 10.0, 20.0, 41.5, 0, 30.0, 0.25, (25, 587)
+    )
+    saved = json.loads(json.dumps(evidence_json(evidence, lambda at: at + 5)))
+    assert evidence_of(saved, lambda at: at - 5) == evidence
+    with pytest.raises(ValueError, match="nonsense"):
+        evidence_of({**saved, "kind": "nonsense"})

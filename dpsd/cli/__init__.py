@@ -2,7 +2,9 @@
 
 app.py       the commands and their arguments
 editing.py   block, unblock, allow, disallow: one transaction each, and waiting for the daemon
-why.py       what `why` tells
+why.py       what is known of a peer
+telling.py   what `why` tells of it
+comparing.py what two policies make of a capture
 status.py    what `status` and `check` tell
 output.py    tables, JSON, times and messages
 own.py       this host's own addresses

@@ -128,12 +128,15 @@ def _list(
 ) -> None:
     """Show who is on the lists.
 
+    A reason is cut to fit its line; --json has the whole of it, and so has `dpsd why`.
+
     \b
     Examples:
       dpsd list
       dpsd list black --json
     """
     from dpsd.cli.why import entry_json
+    from dpsd.core.story import short
     from dpsd.store import Store
 
     gc.disable()  # of 100,000 entries none is garbage, and looking took a third of the time
@@ -145,9 +148,12 @@ def _list(
     if as_json:
         output.write_json_lines(shown)
     elif shown:
-        keys = ("list", "peer", "expires_at", "source", "reason")
         rows = [
-            [each[key] or {"expires_at": "never"}.get(key, "") for key in keys] for each in shown
+            [
+                *(each["list"], each["peer"], each["expires_at"] or "never", each["source"]),
+                short(each["reason"]),
+            ]
+            for each in shown
         ]
         output.write_table(["LIST", "PEER", "EXPIRES", "BY", "REASON"], rows)
     else:
@@ -239,14 +245,16 @@ def _why(
 ) -> None:
     """Tell what is known about a peer, and what would free it.
 
-    Its lists, its score now, the evidence with what it cost, and its history.
+    Its list, until when and since when; what its sessions did, for how long, what would have been
+    proper and what it cost; its score and limit; which block it is and what the next would be.
 
     \b
     Examples:
       dpsd why 203.0.113.7
       dpsd why 2001:db8:1:2::1 --json
     """
-    from dpsd.cli.why import story, why
+    from dpsd.cli.telling import tell
+    from dpsd.cli.why import why
     from dpsd.store import Store
 
     settings = _config(ctx, config)
@@ -256,7 +264,7 @@ def _why(
     if as_json:
         output.write_json(known)
     elif known["known"]:
-        for line in story(known, settings):
+        for line in tell(known, settings):
             output.write(line)
     if not known["known"]:
         raise NotSo(f"nothing is known about {known['peer']}")
@@ -323,20 +331,29 @@ def _record(
     ctx: typer.Context,
     file: Path = typer.Argument(..., metavar="FILE", help="The capture to write."),  # noqa: B008
     for_: str = typer.Option("60s", "--for", metavar="TIME", help="How long."),
+    anonymize: bool = typer.Option(
+        False, "--anonymize", help="Write other addresses in place of all, prefixes kept."
+    ),
     config: Optional[Path] = _HERE,
 ) -> None:
     """Record what the kernel tells of the mail ports' sessions.
 
-    A capture has addresses, ports and states, never what was said in a session.
+    A capture has addresses, ports, states and counters, never what was said in a session. It begins
+    with this host's own addresses, gateways and name servers, which a replay spares too, and with
+    the configured white list.
+
+    --anonymize gives each address another one, by a key that is thrown away: addresses that share
+    a prefix share one as long afterwards. Ports, times and counters stay.
 
     \b
-    Example:
+    Examples:
       dpsd record attack.capture --for 10m
+      dpsd record attack.capture --anonymize
     """
     from dpsd.capture import record
 
     try:
-        record(_config(ctx, config), file, _seconds(for_))
+        record(_config(ctx, config), file, _seconds(for_), anonymize)
     except OSError as error:
         if error.filename is None:  # not of a file, so not the user's argument
             raise
@@ -349,21 +366,36 @@ def _replay(
     file: Path = typer.Argument(  # noqa: B008
         ..., metavar="FILE", exists=True, dir_okay=False, help="The capture to read."
     ),
+    against: Optional[Path] = typer.Option(  # noqa: B008
+        None, "--against", metavar="OTHER", readable=False, help="Another configuration."
+    ),
     as_json: bool = _JSON,
     config: Optional[Path] = _HERE,
 ) -> None:
     """Show who would have been listed in a capture, and why.
 
-    Nothing is changed. With another configuration, what that one would have done.
+    Nothing is changed. With another configuration, what that one would have done. --against
+    compares the two: who would have been listed by one, by the other and by both, when and why.
 
     \b
     Examples:
       dpsd replay attack.capture
       dpsd replay attack.capture --config stricter.toml --json
+      dpsd replay attack.capture --against stricter.toml
     """
-    from dpsd.capture import replay
+    from dpsd.capture import compare, replay
+    from dpsd.cli.comparing import comparison
 
-    verdicts = replay(_config(ctx, config), file)
+    settings = _config(ctx, config)
+    if against is not None:
+        compared = compare(settings, load(against), file)
+        if as_json:
+            output.write_json(compared)
+        else:
+            for line in comparison(compared, str(_path(ctx, config)), str(against)):
+                output.write(line)
+        return
+    verdicts = replay(settings, file)
     if as_json:
         output.write_json_lines(verdicts)
     elif verdicts:

@@ -1,17 +1,21 @@
-"""What is known about one peer: as data for programs, and as a story for people."""
+"""What is known about one peer, as data for programs; telling.py makes a story of it for people."""
 
-from collections.abc import Iterator
-from math import inf
+from collections.abc import Iterable, Sequence
+from math import inf, log2
 from typing import Any
 
-from dpsd.cli.output import counts, moment, moment_or_none
-from dpsd.config import Config, format_duration
+from dpsd.cli.output import moment, moment_or_none
+from dpsd.config import Config
+from dpsd.core import story
 from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network, PeerSize
-from dpsd.store import Action, PeerRow, Recorded, Store
+from dpsd.core.policy import block_length
+from dpsd.core.scores import NEGLIGIBLE, patience
+from dpsd.store import Action, PeerRow, Recorded, Store, evidence_of
 
 Json = dict[str, Any]
 
+SCORE = "score"  # the source of the engine's own verdicts
 _ORDER = list(ListName)  # white decides before black, black before block
 
 
@@ -31,21 +35,28 @@ def why(store: Store, config: Config, asked: Network, now: float) -> Json:
     """What is known about a network at an instant; "known" is false when that is nothing.
 
     "list" and "expires_at" are those of the entry that decides, which comes first in "entries".
-    "score" (slot-seconds) is what is left of it now; "evidence" and "sessions" are as the daemon
-    last saved them, at "saved_at".
+    "score" (slot-seconds) is what is left of it now, "scored" what it was at its last evidence, at
+    "saved_at", and "limit" from which on the peer is blocked, for the deliveries to its credit
+    ("trust"). "fades" tells when the score is as good as none. "evidence" has the costliest first,
+    "sessions" those open at "seen_at". "blocks": how many verdicts count, and what the next is.
     """
     size = config.peers.size
     entries = sorted(store.covering(asked, now), key=_decides_first)
     history = [each for net in {asked, *(e.peer for e in entries)} for each in store.history(net)]
     # Scores are of whole peers, also when a part of one was asked for.
-    whole = min(asked.prefixlen, size.prefix(asked.version))
-    row = store.peer(asked.supernet(new_prefix=whole))
+    peer = asked.supernet(new_prefix=min(asked.prefixlen, size.prefix(asked.version)))
+    row = store.peer(peer)
     return {
         "known": bool(entries or history or row),
         "peer": size.text(asked),
+        "asked_at": moment(now),
         "list": entries[0].list.value if entries else None,
         "expires_at": moment_or_none(entries[0].expires_at) if entries else None,
-        **_score_json(row, config.policy.half_life, now),
+        **_score_json(row or PeerRow(peer, 0.0, now, now), config, now),
+        "saved_at": moment(row.at) if row else None,
+        "seen_at": moment(row.seen_at) if row else None,
+        "blocks": _blocks_json(store.history(peer), config, now),
+        "release": _release_json(entries, size.text(asked), size),
         "entries": [entry_json(entry, size) for entry in entries],
         "history": [
             _history_json(each, size) for each in sorted(history, key=lambda each: -each.at)
@@ -58,85 +69,70 @@ def _decides_first(entry: Entry) -> tuple[int, float]:
     return _ORDER.index(entry.list), -(inf if entry.expires_at is None else entry.expires_at)
 
 
-def _score_json(row: PeerRow | None, half_life: float, now: float) -> Json:
-    if row is None:
-        return {"score": 0.0, "saved_at": None, "seen_at": None, "evidence": [], "sessions": {}}
+def _score_json(row: PeerRow, config: Config, now: float) -> Json:
+    policy, detail = config.policy, row.detail
+    score = row.score * _left(now - row.at, policy.half_life)
+    trusted_for = now - detail.get("trusted_at", row.at)
+    trust = detail.get("trust", 0.0) * _left(trusted_for, policy.trust_half_life)
+    gone_at = now + policy.half_life * log2(score / NEGLIGIBLE) if score > NEGLIGIBLE else None
     return {
-        "score": round(row.score * 0.5 ** (max(0.0, now - row.at) / half_life), 3),
-        "saved_at": moment(row.at),
-        "seen_at": moment(row.seen_at),
-        "evidence": [
-            {**each, **{key: moment(each[key]) for key in ("first", "at") if key in each}}
-            for each in row.detail.get("evidence", [])
-        ],
-        "sessions": row.detail.get("sessions", {}),
+        "score": round(score, 3),
+        "scored": round(row.score, 3),
+        "limit": round(policy.block_at * patience(trust), 3),
+        "trust": round(trust, 3),
+        "fades": None if gone_at is None else {"below": NEGLIGIBLE, "at": moment(gone_at)},
+        "evidence": _evidence_json(detail.get("evidence", [])),
+        "sessions": detail.get("sessions", {}),
     }
+
+
+def _left(seconds: float, half_life: float) -> float:
+    return float(0.5 ** (max(0.0, seconds) / half_life))
+
+
+def _evidence_json(saved: Iterable[Json]) -> list[Json]:
+    return [
+        {
+            **each,
+            "first": moment(each["first"]),
+            "at": moment(each["at"]),
+            "story": story.told(evidence_of(each)),
+        }
+        for each in sorted(saved, key=lambda each: -each["cost"])
+    ]
+
+
+def _blocks_json(history: Sequence[Recorded], config: Config, now: float) -> Json:
+    """The verdicts that count; what an operator takes back doesn't, nor what came before it."""
+    policy, count = config.policy, 0
+    for each in reversed(history):
+        if each.entry.list is ListName.WHITE or now - each.at > policy.black_within:
+            continue
+        if each.action is Action.REMOVE:
+            count = 0
+        count += each.action is Action.ADD and each.entry.source == SCORE
+    black = bool(policy.black_after) and count + 1 >= policy.black_after
+    length = block_length(count + 1, policy.block_for, policy.block_max)
+    return {
+        "count": count,
+        "within": policy.black_within,
+        "next": (ListName.BLACK if black else ListName.BLOCK).value,
+        "next_for": None if black else length,
+    }
+
+
+def _release_json(entries: Sequence[Entry], asked: str, size: PeerSize) -> Json | None:
+    """When a listed network is released by itself, if ever, and which commands do it."""
+    if not entries:
+        return None
+    first = entries[0]
+    listed = size.text(first.peer)
+    if first.list is ListName.WHITE:
+        by = [f"dpsd disallow {listed}"]
+    else:
+        by = [f"dpsd unblock {listed}", f"dpsd allow {asked}"]
+    return {"at": moment_or_none(first.expires_at), "by": by}
 
 
 def _history_json(each: Recorded, size: PeerSize) -> Json:
     return {"at": moment(each.at), "action": each.action.value, **entry_json(each.entry, size)}
-
-
-def story(known: Json, config: Config) -> Iterator[str]:
-    """The same in words, line by line."""
-    yield from _verdict(known)
-    half_life = format_duration(config.policy.half_life)
-    yield (
-        f"Score: {known['score']:.1f} slot-seconds. A peer is blocked at"
-        f" {config.policy.block_at:g}; a score halves in {half_life}."
-    )
-    if known["sessions"]:
-        yield f"Sessions: {counts(known['sessions'])}."
-    if known["evidence"]:
-        yield "Evidence, the latest first:"
-        yield from map(_evidence, sorted(known["evidence"], key=lambda e: e["at"], reverse=True))
-    if known["history"]:
-        yield "History, the latest first:"
-        yield from map(_event, known["history"])
-
-
-def _verdict(known: Json) -> Iterator[str]:
-    peer = known["peer"]
-    if not known["entries"]:
-        yield f"{peer} is on no list; its packets pass."
-        return
-    first, *others = known["entries"]
-    white = first["list"] == ListName.WHITE
-    yield f"{peer} {'passes' if white else 'is blocked'} {_until(first)}."
-    yield f"This decides: {_entry(first)}."
-    for other in others:
-        yield f"It comes before: {_entry(other)}."
-    if white:
-        yield f"To end it: dpsd disallow {first['peer']}"
-    elif first["peer"] == peer:
-        yield f"To release it: dpsd unblock {peer}"
-    else:
-        yield f"To release it: dpsd allow {peer}, or for all of them dpsd unblock {first['peer']}"
-
-
-def _until(entry: Json) -> str:
-    return f"until {entry['expires_at']}" if entry["expires_at"] else "for good"
-
-
-def _because(entry: Json) -> str:
-    return f": {entry['reason']}" if entry["reason"] else ""
-
-
-def _entry(entry: Json) -> str:
-    where = f"{entry['peer']} on the {entry['list']} list {_until(entry)}"
-    return f"{where}, by {entry['source']} at {entry['created_at']}{_because(entry)}"
-
-
-def _evidence(each: Json) -> str:
-    what = f"{each['kind']} in {each['state']}" if each.get("state") else each["kind"]
-    sessions = "1 session" if each["count"] == 1 else f"{each['count']} sessions"
-    return f"  {each['at']}  {what}, {sessions}: {each['cost']:.1f} slot-seconds"
-
-
-def _event(each: Json) -> str:
-    what = {
-        Action.ADD: f"put on the {each['list']} list {_until(each)} by {each['source']}",
-        Action.REMOVE: f"taken off the {each['list']} list by {each['source']}",
-        Action.EXPIRE: f"off the {each['list']} list, its time was over",
-    }[Action(each["action"])]
-    return f"  {each['at']}  {each['peer']} {what}{_because(each)}"

@@ -19,7 +19,7 @@ from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.progress import words
 from dpsd.core.reaper import Haste, reap
-from dpsd.core.scores import Kind, Peer, Scores
+from dpsd.core.scores import Kind, Peer, Scores, Seen
 from dpsd.core.sessions import (
     CLOSED,
     ESTABLISHED,
@@ -31,6 +31,7 @@ from dpsd.core.sessions import (
     Session,
     Sessions,
 )
+from dpsd.core.story import span, verdict
 from dpsd.core.swarm import IPV6_AT_LEAST, Swarm, Swarms
 
 
@@ -215,7 +216,9 @@ class Engine:
         if progress.blames_server(self.sessions.server):
             return
         cost = self.policy.crowd_cost * self.stress * (UNANSWERED if progress.owed_at else 1.0)
-        self._charge(peer, Kind.CROWD, "", cost, guilty, now)
+        after = self.policy.reap_after
+        seen = Seen(session.port, session.useless(), peer.open, after, self.stress)
+        self._charge(peer, Kind.CROWD, "", cost, guilty, now, seen)
 
     def _patience(self, key: bytes) -> float:
         """How many times longer than a stranger's this peer's sessions may be of no use."""
@@ -226,6 +229,10 @@ class Engine:
         """Whether a session is never ended: a white address's, or an immune one's."""
         address = ip_network(self.sessions.endpoints(session.key).peer)
         return self._is_white(session.key) or self.immune(address)
+
+    def was_ended(self, keys: Iterable[Key]) -> None:
+        """These sessions end because the host wants it: that is no doing of their peers."""
+        self._ended.update(keys)
 
     def forgive(self, network: Network) -> None:
         """An operator took peers off a list: what they did before counts no more."""
@@ -281,7 +288,9 @@ class Engine:
                 self._opened += 1
                 peer, allowed = self.scores.opened(session.peer, now)
                 if not allowed:
-                    self._charge(peer, Kind.CHURN, "", self.policy.churn_cost * hurry, guilty, now)
+                    seen = Seen(session.port, most=peer.opened, proper=self.policy.churn_rate)
+                    cost = self.policy.churn_cost * hurry
+                    self._charge(peer, Kind.CHURN, "", cost, guilty, now, seen)
             elif note == CLOSED:
                 self._closed(session, guilty, now)
             elif note == Note.FOUND:
@@ -292,13 +301,13 @@ class Engine:
 
     def _charge(
         self, peer: Peer, kind: Kind, state: str, cost: float, guilty: "_Guilty", now: float,
-        count: int = 1,
+        seen: Seen, count: int = 1,
     ) -> None:  # fmt: skip
         """Add evidence, unless the peer is listed already: it can't make it worse from there."""
         if peer.listed or not cost:
             return
         limit = self.policy.block_at
-        score = self.scores.charge(peer, kind, state, cost, now, count)
+        score = self.scores.charge(peer, kind, state, cost, now, count, seen)
         if score >= limit and score >= limit * self.scores.patience(peer, now):
             guilty.peers[peer.key] = peer
         elif len(peer.key) > IPV6_AT_LEAST:
@@ -336,20 +345,26 @@ class Engine:
             return
         first = not session.charged
         session.charged += cost
-        state = State(session.state).name
-        self._charge(peer, Kind.OVERSTAY, state, cost, guilty, now, count=int(first))
+        state, seen = State(session.state).name, self._seen(session, now)
+        self._charge(peer, Kind.OVERSTAY, state, cost, guilty, now, seen, count=int(first))
+
+    def _seen(self, session: Session, now: float) -> Seen:
+        stay, proper = self.sessions.stay(session, now)
+        return Seen(session.port, longest=stay, proper=proper, stress=self.stress)
 
     def _reset(self, peer: Peer, session: Session, guilty: "_Guilty", now: float) -> None:
         """Without counters a reset is charged when it comes; else GONE tells if it was of use."""
         if self.sessions.measured is False and session.key not in self._ended:
-            self._of_no_use(peer, Kind.ABORT, guilty, now)
+            self._of_no_use(peer, session, Kind.ABORT, guilty, now)
 
-    def _of_no_use(self, peer: Peer, kind: Kind, guilty: "_Guilty", now: float) -> None:
+    def _of_no_use(
+        self, peer: Peer, session: Session, kind: Kind, guilty: "_Guilty", now: float
+    ) -> None:
         """Charge a session that came for nothing, unless it is one of the few that are free."""
         policy = self.policy
         if not self.scores.excuses(peer, policy.idle_rate, policy.idle_burst, now):
             cost = policy.abort_cost if kind == Kind.ABORT else policy.empty_cost
-            self._charge(peer, kind, "", cost, guilty, now)
+            self._charge(peer, kind, "", cost, guilty, now, Seen(session.port))
 
     def _measured(
         self, peer: Peer, session: Session, measure: Measure, guilty: "_Guilty", now: float
@@ -368,19 +383,24 @@ class Engine:
             self.scores.delivered(peer, now)
         if said <= policy.empty_bytes:
             kind = Kind.ABORT if session.state == State.CLOSE else Kind.EMPTY
-            self._of_no_use(peer, kind, guilty, now)
+            self._of_no_use(peer, session, kind, guilty, now)
 
     def _closed(self, session: Session, guilty: "_Guilty", now: float) -> None:
         peer = self._one_less(session)
         if peer is not None and session.state == State.TIME_WAIT:
             peer.time_wait += 1
-            if peer.time_wait > self.policy.time_wait_allowance:
-                self._charge(peer, Kind.TIME_WAIT, "", self.policy.time_wait_cost, guilty, now)
+            allowance = self.policy.time_wait_allowance
+            if peer.time_wait > allowance:
+                seen = Seen(session.port, most=peer.time_wait, proper=allowance)
+                cost = self.policy.time_wait_cost
+                self._charge(peer, Kind.TIME_WAIT, "", cost, guilty, now, seen)
 
     def _one_less(self, session: Session) -> Peer | None:
         peer = self.scores.get(session.peer)
         if peer is not None:
             peer.open = max(0, peer.open - 1)
+            if peer.listed and not peer.open:
+                self.scores.changed.add(peer.key)  # so that it is told that none is left
         return peer
 
     def _sentence(self, guilty: "_Guilty", now: float) -> list[Verdict]:
@@ -396,7 +416,8 @@ class Engine:
             if decisive is not None or self.immune(network):
                 peer.listed = decisive is not None and decisive.list != ListName.WHITE
                 continue
-            why = f"{self.scores.score(peer, now):.0f} slot-seconds: {account(peer)}"
+            limit = self.policy.block_at * self.scores.patience(peer, now)
+            why = verdict(self.scores.score(peer, now), limit, peer.evidence.values())
             entries[network] = self._list(network, why, now)
             peer.listed = True
         return self._with_sessions(entries)
@@ -422,7 +443,7 @@ class Engine:
         before = self.blocks.setdefault(network, [])
         name, until, rank = self.policy.sentence(before, now)
         if rank > 1:
-            why += f"; block {rank} within {self.policy.black_within / 86400:g} days"
+            why += f"; block {rank} within {span(self.policy.black_within)}"
         before.append(now)
         entry = Entry(name, network, why, "score", now, until)
         self.lists.put(entry)
@@ -447,28 +468,3 @@ def _within(inner: Network, outer: Network) -> bool:
     if inner.version != outer.version or inner.prefixlen < outer.prefixlen:
         return False
     return inner.supernet(new_prefix=outer.prefixlen) == outer
-
-
-WORDS = {
-    (Kind.OVERSTAY, "ESTABLISHED"): "silent sessions",
-    (Kind.OVERSTAY, "FIN_WAIT"): "the server's FIN unanswered",
-    (Kind.OVERSTAY, "CLOSE_WAIT"): "the server's FIN acknowledged but not answered",
-    (Kind.OVERSTAY, "LAST_ACK"): "vanished before the last ACK",
-    (Kind.CHURN, ""): "sessions beyond the allowed rate",
-    (Kind.ABORT, ""): "sessions reset before any use",
-    (Kind.EMPTY, ""): "sessions closed without any use",
-    (Kind.CROWD, ""): "useless sessions ended to make room",
-    (Kind.TIME_WAIT, ""): "sessions left in TIME_WAIT beyond the allowed number",
-}
-
-
-def account(peer: Peer) -> str:
-    """A peer's evidence in words, the costliest first."""
-    parts = sorted(peer.evidence.values(), key=lambda e: -e.cost)
-    return ", ".join(
-        f"{WORDS.get((e.kind, e.state), e.kind)} {e.cost:.0f} ({_sessions(e.count)})" for e in parts
-    )
-
-
-def _sessions(count: int) -> str:
-    return "1 session" if count == 1 else f"{count} sessions"

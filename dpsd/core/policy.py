@@ -120,8 +120,12 @@ class Policy:
         rank = 1 + sum(now - at <= self.black_within for at in blocks)
         if self.black_after and rank >= self.black_after:
             return ListName.BLACK, None, rank
-        doublings = min(rank - 1, 30)
-        return ListName.BLOCK, now + min(self.block_for * 2**doublings, self.block_max), rank
+        return ListName.BLOCK, now + block_length(rank, self.block_for, self.block_max), rank
+
+
+def block_length(rank: int, first: float, most: float) -> float:
+    """How many seconds the first, second... block within a window lasts: twice as long each."""
+    return min(first * 2.0 ** min(rank - 1, 30), most)
 
 
 def _between(

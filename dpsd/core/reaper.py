@@ -41,7 +41,8 @@ def reap(
     """Up to `room` open sessions that have been of no use for too long; no more than MOST. And
     whether there is a swarm.
 
-    A peer's greed is the number of its sessions, whatever their use.
+    A peer's greed is the number of its sessions, whatever their use; of equals it is the one whose
+    useless sessions come first.
     """
     room = min(room, MOST)
     if room <= 0:
@@ -54,20 +55,20 @@ def reap(
             if not session.reaped and session.useless() > haste.after * SWARMING:
                 useless[session.peer].append(session)
     is_swarm = sum(held[peer] <= FEW for peer in useless) >= haste.swarm
-    greed: list[tuple[int, bytes]] = []
-    for peer, candidates in useless.items():
+    greed: list[tuple[int, int, bytes]] = []
+    for order, (peer, candidates) in enumerate(useless.items()):
         after = haste.after * haste.patience(peer)
         after *= SWARMING if is_swarm or haste.swarming else LONE if held[peer] == 1 else 1.0
         candidates[:] = sorted((s for s in candidates if s.useless() > after), key=Session.useless)
         if candidates:
-            greed.append((-held[peer], peer))
+            greed.append((-held[peer], order, peer))
     heapify(greed)
     found: list[Session] = []
     while greed and len(found) < room:
-        count, peer = heappop(greed)
+        count, order, peer = heappop(greed)
         session = useless[peer].pop()
         if not is_spared(session):
             found.append(session)
         if useless[peer]:
-            heappush(greed, (count + 1, peer))
+            heappush(greed, (count + 1, order, peer))
     return found, is_swarm

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from dpsd.core.peers import Network, PeerSize
 
@@ -31,7 +32,10 @@ class Evidence:
     """Everything of one kind in one TCP state ("" where none matters) since a peer was clean.
 
     cost: slot-seconds as charged, not faded; count: sessions; first, at: when it began
-    and was last added to, seconds since the epoch.
+    and was last added to, seconds since the epoch; ports: of the servers. longest: seconds, the
+    longest that one session stayed, and stress: how scarce slots were then (0 to 1). most: how
+    many there were at a time (churn: opened within a second). proper: what would have been proper
+    then, seconds where it is about a time, else a number. 0 where there is nothing to tell.
     """
 
     kind: Kind
@@ -40,6 +44,24 @@ class Evidence:
     count: int
     first: float
     at: float
+    longest: float = 0.0
+    most: int = 0
+    proper: float = 0.0
+    stress: float = 0.0
+    ports: tuple[int, ...] = ()
+
+
+class Seen(NamedTuple):
+    """What was seen of the session that a charge is about; as in Evidence."""
+
+    port: int = 0
+    longest: float = 0.0
+    most: int = 0
+    proper: float = 0.0
+    stress: float = 0.0
+
+
+UNSEEN = Seen()
 
 
 class Peer:
@@ -47,7 +69,8 @@ class Peer:
     (how many sessions of no use it had lately) at `idle_at`."""
 
     __slots__ = (
-        *("at", "evidence", "idle", "idle_at", "key", "listed", "open", "refilled", "score"),
+        *("at", "evidence", "idle", "idle_at", "key", "listed", "open", "opened", "refilled"),
+        *("score", "second"),
         *("time_wait", "tokens", "trust", "trusted_at"),
     )
 
@@ -57,6 +80,8 @@ class Peer:
         self.at = now
         self.evidence: dict[tuple[Kind, str], Evidence] = {}
         self.open = 0
+        self.opened = 0  # sessions since `second`, within which they are counted
+        self.second = now
         self.time_wait = 0
         self.tokens = tokens
         self.refilled = now
@@ -103,6 +128,9 @@ class Scores:
         if peer is None:
             peer = self.peer(key, now)
         peer.open += 1
+        if now - peer.second >= 1.0:
+            peer.second, peer.opened = now, 0
+        peer.opened += 1
         tokens = min(peer.tokens + (now - peer.refilled) * self.rate, self.burst)
         peer.refilled = now
         if tokens >= 1:
@@ -128,18 +156,26 @@ class Scores:
         return peer.score * math.exp2((peer.at - now) / self.half_life)
 
     def charge(
-        self, peer: Peer, kind: Kind, state: str, cost: float, now: float, count: int = 1
+        self,
+        peer: Peer,
+        kind: Kind,
+        state: str,
+        cost: float,
+        now: float,
+        count: int = 1,
+        seen: Seen = UNSEEN,
     ) -> float:
         """Add evidence to a peer; its score after it."""
         peer.score = self.score(peer, now) + cost
         peer.at = now
         evidence = peer.evidence.get((kind, state))
         if evidence is None:
-            peer.evidence[kind, state] = Evidence(kind, state, cost, count, now, now)
+            evidence = peer.evidence[kind, state] = Evidence(kind, state, cost, count, now, now)
         else:
             evidence.cost += cost
             evidence.count += count
             evidence.at = now
+        _note(evidence, seen)
         self.changed.add(peer.key)
         return peer.score
 
@@ -157,7 +193,7 @@ class Scores:
 
     def patience(self, peer: Peer, now: float) -> float:
         """How many times the usual score a peer may reach: 1 for a stranger, at most 7."""
-        return 1.0 + math.log2(1.0 + self.trust(peer, now))
+        return patience(self.trust(peer, now))
 
     def restore(self, network: Network, score: float, at: float, evidence: list[Evidence]) -> Peer:
         """Remember a peer from before the daemon was started."""
@@ -193,3 +229,18 @@ class Scores:
         for key in idle:
             del self._peers[key]
         return len(idle)
+
+
+def patience(trust: float) -> float:
+    """How many times the usual score is borne of a peer with so many deliveries to its credit."""
+    return 1.0 + math.log2(1.0 + trust)
+
+
+def _note(evidence: Evidence, seen: Seen) -> None:
+    """Keep what is the most remarkable of all that was seen."""
+    if seen.longest > evidence.longest or (not seen.longest and seen.most > evidence.most):
+        evidence.proper, evidence.stress = seen.proper, seen.stress
+        evidence.longest = seen.longest
+    evidence.most = max(evidence.most, seen.most)
+    if seen.port and seen.port not in evidence.ports:
+        evidence.ports = (*evidence.ports, seen.port)

@@ -348,6 +348,15 @@ class Sessions:
         """Whether a session was of use before, and may be waiting for its next mail."""
         return session.progress is not None and session.progress.said >= self.useful.mail
 
+    def stay(self, session: Session, now: float) -> tuple[float, float]:
+        """For how many seconds a session has been of no use, or is in its closing state; and how
+        many are proper."""
+        times = self.proper.get(session.port, self.proper[0])
+        if session.state != ESTABLISHED:
+            return now - session.since, times.get(session.state, 0.0)
+        state = WAITING if self.delivered(session) else ESTABLISHED
+        return session.useless(), times.get(state, 0.0)
+
     def version(self, session: Session) -> int:
         """The IP version of a session, 4 or 6."""
         return 4 if len(session.peer) == self._size.ipv4 >> 3 else 6

@@ -5,6 +5,7 @@ clock.py       the engine's time and the wall clock's
 keeper.py      the store, in the one thread that uses it
 guard.py       the nftables table: verdicts in, foreign changes repaired
 listener.py    conntrack's events and dumps into the engine
+leaks.py       when the server's own leaks are worth a warning
 mailserver.py  what the mail server said last
 systemd.py     sd_notify
 """

@@ -20,17 +20,18 @@ from dpsd.core.events import BEGIN, END, Event, Key
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.lists import Change, Drop, Entry, ListName, Lists, Put
 from dpsd.core.peers import Network
-from dpsd.core.scores import Evidence, Kind, Peer
+from dpsd.core.scores import Peer
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import AGAIN, Guard
 from dpsd.daemon.keeper import Keeper, News
+from dpsd.daemon.leaks import MINUTE, Leaks
 from dpsd.daemon.listener import Listener
 from dpsd.daemon.mailserver import MailServer
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import conntrack, host
 from dpsd.kernel.nftset import TableSpec
-from dpsd.store import Action, PeerRow, Recorded
+from dpsd.store import Action, PeerRow, Recorded, evidence_json, evidence_of
 
 log = logging.getLogger("dpsd")
 
@@ -57,6 +58,7 @@ class Daemon:
         self._engine = assembly.engine(self._config, self._host, Lists())
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
         self._listener: Listener | None = None
+        self._leaks = Leaks()
         self._scheduler = AsyncIOScheduler()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -136,6 +138,7 @@ class Daemon:
             (self._count_knocks, 30.0),
             (self._prune, 60.0),
             (self._ask_mail_server, 300.0),
+            (self._warn_of_leaks, MINUTE),
             (self._guard.reconcile, 300.0),
             (self._forget, 3600.0),
         ]
@@ -285,6 +288,10 @@ class Daemon:
     async def _prune(self) -> None:
         self._engine.prune(self._clock.now())
 
+    async def _warn_of_leaks(self) -> None:
+        for warning in self._leaks.notable(self._engine.leaks, self._clock.now()):
+            log.warning("%s", warning)
+
     async def _forget(self) -> None:
         store = self._config.store
         keep = self._remembered()
@@ -366,7 +373,9 @@ class Daemon:
         since = now - self._remembered()
         for row in await self._keeper.run(lambda store: store.peers(since)):
             if self._config.peers.size.is_peer(row.peer):
-                evidence = [_evidence(each) for each in row.detail.get("evidence", [])]
+                evidence = [
+                    evidence_of(told, clock.from_wall) for told in row.detail.get("evidence", [])
+                ]
                 at, trusted_at = clock.from_wall(row.at), row.detail.get("trusted_at", row.at)
                 peer = engine.scores.restore(row.peer, row.score, at, evidence)
                 if row.detail.get("listed") and engine.lists.decisive(row.peer) is None:
@@ -516,17 +525,7 @@ class Daemon:
         return [self._row(peer, states[key], now) for key, peer in peers.items()]
 
     def _row(self, peer: Peer, states: dict[str, int], now: float) -> PeerRow:
-        evidence = [
-            {
-                "kind": each.kind.value,
-                "state": each.state,
-                "cost": round(each.cost, 3),
-                "count": each.count,
-                "first": self._clock.to_wall(each.first),
-                "at": self._clock.to_wall(each.at),
-            }
-            for each in peer.evidence.values()
-        ]
+        evidence = [evidence_json(e, self._clock.to_wall) for e in peer.evidence.values()]
         network = self._config.peers.size.network_of_key(peer.key)
         at, seen = self._clock.to_wall(peer.at), self._clock.to_wall(now)
         detail = {"evidence": evidence, "sessions": states, "trust": round(peer.trust, 3)}
@@ -558,12 +557,6 @@ class Daemon:
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _evidence(told: dict[str, Any]) -> Evidence:
-    return Evidence(
-        Kind(told["kind"]), told["state"], told["cost"], told["count"], told["first"], told["at"]
-    )
 
 
 def _set_level(config: Config) -> None:

@@ -8,7 +8,19 @@ claim.py      one daemon to a store
 """
 
 from dpsd.store.records import Action, Node, PeerRow, Pruned, Record, Recorded
+from dpsd.store.rows import evidence_json, evidence_of
 from dpsd.store.schema import SCHEMA
 from dpsd.store.store import Store
 
-__all__ = ["SCHEMA", "Action", "Node", "PeerRow", "Pruned", "Record", "Recorded", "Store"]
+__all__ = [
+    "SCHEMA",
+    "Action",
+    "Node",
+    "PeerRow",
+    "Pruned",
+    "Record",
+    "Recorded",
+    "Store",
+    "evidence_json",
+    "evidence_of",
+]

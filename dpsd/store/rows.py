@@ -1,10 +1,11 @@
 """Records as table rows and back; which records of a commit have an effect."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dpsd.core.lists import Entry, ListName
+from dpsd.core.scores import Evidence, Kind
 from dpsd.store.records import Action, PeerRow, Record, Recorded, network
 
 Row = Any  # of SQLAlchemy: a column is an attribute
@@ -88,3 +89,29 @@ def to_recorded(row: Row) -> Recorded:
 def to_peer(row: Row) -> PeerRow:
     """The peer in a row of peers; ValueError as above."""
     return PeerRow(network(row.peer), row.score, row.at, row.seen_at, row.detail)
+
+
+def evidence_json(evidence: Evidence, to_wall: Callable[[float], float]) -> dict[str, Any]:
+    """Evidence as a peer's row keeps it in its detail, with the wall clock's times."""
+    return {
+        "kind": evidence.kind.value,
+        "state": evidence.state,
+        "cost": round(evidence.cost, 3),
+        "count": evidence.count,
+        "first": to_wall(evidence.first),
+        "at": to_wall(evidence.at),
+        "longest": round(evidence.longest, 3),
+        "most": evidence.most,
+        "proper": round(evidence.proper, 3),
+        "stress": round(evidence.stress, 3),
+        "ports": sorted(evidence.ports),
+    }
+
+
+def evidence_of(
+    told: Mapping[str, Any], from_wall: Callable[[float], float] = lambda at: at
+) -> Evidence:
+    """The evidence that evidence_json() told; ValueError for a kind that isn't known."""
+    times = {key: from_wall(told[key]) for key in ("first", "at")}
+    kind, ports = Kind(told["kind"]), tuple(told["ports"])
+    return Evidence(**{**told, **times, "kind": kind, "ports": ports})

@@ -233,14 +233,15 @@ class Store:
     def blocks_since(self, at: float, source: str = "score") -> dict[Network, list[float]]:
         """When each peer was blocked by a source at or after an instant, oldest first.
 
-        What somebody took off the list again doesn't count, nor what came before it.
+        What somebody took off the list again doesn't count, nor what came before it; that goes for
+        the black list too, which ends a row of blocks.
         """
         query = (
-            select(history.c.peer, history.c.at, history.c.action, history.c.source)
+            select(history.c.peer, history.c.at, history.c.action, history.c.list, history.c.source)
             .where(
                 history.c.at >= at,
                 history.c.action.in_((Action.ADD.value, Action.REMOVE.value)),
-                history.c.list == ListName.BLOCK.value,
+                history.c.list.in_((ListName.BLOCK.value, ListName.BLACK.value)),
             )
             .order_by(history.c.at, history.c.id)
         )
@@ -249,7 +250,7 @@ class Store:
             for row in db.execute(query):
                 if row.action == Action.REMOVE.value:
                     blocks.pop(row.peer, None)
-                elif row.source == source:
+                elif row.source == source and row.list == ListName.BLOCK.value:
                     blocks[row.peer].append(row.at)
             return {network(text): times for text, times in blocks.items()}
 

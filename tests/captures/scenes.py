@@ -181,7 +181,7 @@ def _subscribed() -> bool:
     )
 
 
-def take(name: str, path: Path, seconds: float | None = None) -> None:
+def take(name: str, path: Path, seconds: float | None = None, anonymize: bool = False) -> None:
     """Record a scene to a new file. Needs a private world."""
     scene, usual = SCENES[name]
     with Net() as net, net.mail.entered():
@@ -202,7 +202,7 @@ def take(name: str, path: Path, seconds: float | None = None) -> None:
         with _server():
             thread.start()
             try:
-                record(config(name), path, usual if seconds is None else seconds)
+                record(config(name), path, usual if seconds is None else seconds, anonymize)
             finally:
                 stage.over.set()
                 thread.join()

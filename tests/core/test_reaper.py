@@ -38,6 +38,13 @@ def test_the_greediest_first_until_all_are_alike() -> None:
     assert Counter(peers(reap(held, 100, PLAIN))) == {"a": 5, "b": 3, "c": 1}
 
 
+def test_of_equals_it_is_the_first_one_whatever_its_address() -> None:
+    """So a replay under other names ends the same sessions."""
+    for order in ("abc", "cab", "bca"):
+        held = [session(peer, 9) for peer in order for _ in range(3)]
+        assert peers(reap(held, 4, PLAIN)) == [*order, order[0]]
+
+
 def test_of_one_peer_the_least_useful_first() -> None:
     held = [session("a", 3), session("a", 30), session("a", 7)]
     assert [s.useless() for s in reap(held, 2, PLAIN)] == [30, 7]

@@ -303,3 +303,8 @@ class Stage:
     def listed(self) -> list[str]:
         """Who was listed, in order."""
         return [peer for _, _, peer, _ in self.verdicts]
+
+
+def address_key(peer: str) -> bytes:
+    """The key of the peer that an address belongs to."""
+    return SIZE.key(ip_address(peer).packed)

@@ -22,6 +22,9 @@ QUICK: dict[str, Any] = {
     "lists": {"white": ["127.0.0.0/8", *CONTROL.values()]},
 }
 
+# When a block is over its evidence is forgotten: these stay for as long as a test takes.
+LASTING: dict[str, Any] = {"policy": {"block_at": 30, "block_for": "1h"}}
+
 
 def verdict(daemon: Dpsd, list_name: str, peer: str) -> bool:
     """Whether the log tells that a peer was listed; its block may be over already."""
@@ -29,7 +32,7 @@ def verdict(daemon: Dpsd, list_name: str, peer: str) -> bool:
 
 
 def test_scores_survive_a_crash(make: Make, host: MailHost) -> None:
-    daemon, peer = make(**QUICK), "10.99.170.1"
+    daemon, peer = make(**(QUICK | LASTING)), "10.99.170.1"
     daemon.start()
     assert all(host.reached(peer) for _ in range(3))  # one is free: 22 of 30
     assert eventually(lambda: daemon.cli("why", peer).returncode == 0)
@@ -42,11 +45,38 @@ def test_scores_survive_a_crash(make: Make, host: MailHost) -> None:
     assert host.reached(peer)  # again one was free
     assert eventually(lambda: verdict(daemon, "block", peer))
 
-    def churn() -> tuple[int, float]:
-        evidence = {each["kind"]: each for each in daemon.json("why", peer)["evidence"]}
-        return evidence["churn"]["count"], evidence["churn"]["cost"]
+    def churn() -> list[tuple[int, float]]:
+        evidence = daemon.json("why", peer)["evidence"]
+        return [(each["count"], each["cost"]) for each in evidence if each["kind"] == "churn"]
 
-    assert eventually(lambda: churn() == (3, 33)), churn()  # two of them from before
+    assert eventually(lambda: churn() == [(3, 33)]), churn()  # two of them from before
+    assert eventually(lambda: ("block", peer) in listed(daemon))
+    told = daemon.cli("why", peer, check=True).stdout
+    assert f"{peer} is on the block list until" in told
+    words = "3 sessions to port 25 came beyond the allowed rate: up to"
+    assert words in told
+    assert words in daemon.log.read_text(encoding="utf-8")
+
+
+def test_the_story_of_a_block_outlives_the_daemon(make: Make, host: MailHost) -> None:
+    daemon, peer = make(**(QUICK | LASTING)), "10.99.170.4"
+    daemon.start()
+    assert eventually(lambda: host.drops(peer))
+
+    def evidence() -> list[Any]:
+        found: list[Any] = daemon.json("why", peer)["evidence"]
+        return found
+
+    assert eventually(lambda: ("block", peer) in listed(daemon))
+    assert eventually(lambda: bool(evidence()))
+    before = evidence()
+    assert (before[0]["ports"], before[0]["most"] > 0) == ([25], True)
+    daemon.kill()
+    daemon.start()
+    assert evidence() == before
+    why = daemon.cli("why", peer, check=True).stdout
+    assert before[0]["story"] in why
+    assert daemon.cli("list", check=True).stdout.count(peer) == 1
 
 
 def test_blocked_twice_as_long_and_then_for_good(make: Make, host: MailHost) -> None:

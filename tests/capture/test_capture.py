@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpsd import capture
-from dpsd.capture import record, replay
+from dpsd.capture import file, record, recording, replay
+from dpsd.capture.replaying import moment
 from dpsd.config import Config, parse
 from dpsd.core.events import BEGIN, DESTROY, END, ENTRY, LOST, UPDATE, Event
 from dpsd.daemon.listener import Take
@@ -21,6 +21,7 @@ from tests.captures import scenes
 from tests.lab.net import MAIL4, MAIL6
 
 HEAD, RECORD = 24, 16  # bytes of pcap's header and of each record's
+NETFILTER = 12  # the protocol that stands before each of conntrack's datagrams
 GUILTY = {
     "holder": {"10.99.128.1", "2001:db8:a800:1::/64"},
     "churner": {"10.99.128.2", "2001:db8:a800:2::/64"},
@@ -39,11 +40,12 @@ def records(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def events(path: Path) -> list[Event]:
-    """All that a capture tells."""
+    """All that conntrack tells in a capture."""
     decoder = Decoder()
     told = [
         event
         for _, each in records(path)
+        if each[2 * RECORD - 1] == NETFILTER
         for event in decoder.decode(each, [(2 * RECORD, len(each))])
     ]
     assert decoder.skipped == 0
@@ -142,7 +144,7 @@ def test_a_loss_is_recorded(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(capture, "Listener", Losing)
+    monkeypatch.setattr(recording, "Listener", Losing)
     record(Config(), fresh, 0.0)
     assert events(fresh) == [(LOST, None, 0, 0, 0, 0)]
 
@@ -159,7 +161,8 @@ def test_nobody_is_judged_without_a_whole_dump(fresh: Path) -> None:
 
 def test_lost_events_are_in_a_capture(fresh: Path) -> None:
     """After them nobody is judged until the table has been dumped."""
-    loss = capture._RECORD.pack(0, 0, 32, 32) + capture._COOKED + capture._OVERRUN
+    cooked = file._COOKED.pack(0, 824, NETFILTER)
+    loss = file._RECORD.pack(0, 0, 32, 32) + cooked + recording._OVERRUN
     whole = [each for _, each in records(scenes.capture("churner"))]
     for place in range(0, len(whole), 7):
         stamped = whole[place][:8] + loss[8:]
@@ -171,7 +174,7 @@ def test_lost_events_are_in_a_capture(fresh: Path) -> None:
         at = int.from_bytes(stamped[:4], "little") + int.from_bytes(stamped[4:8], "little") / 1e9
         for verdict in replay(scenes.config("churner"), fresh):
             assert verdict["at"] in before
-            assert verdict["at"] <= capture._moment(at)
+            assert verdict["at"] <= moment(at)
 
 
 # What is damaged
