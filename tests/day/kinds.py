@@ -1,0 +1,450 @@
+"""Peers of all honest kinds, and what they do in an hour."""
+
+from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address
+
+from tests.day.session import Peer, Script, Session
+from tests.day.world import Acts, World
+
+Make = Callable[[], "Acts"]
+
+
+def ipv4(block: int, number: int) -> bytes:
+    """An address; each kind has a block of its own."""
+    return bytes((10, block, number >> 8 & 255, number & 255))
+
+
+def ipv6(block: int, number: int, host: int = 0x19) -> bytes:
+    """An address in the number's /64."""
+    return IPv6Address((0x20010DB8 << 96) + (block << 80) + (number << 64) + host).packed
+
+
+def some(world: World, kind: str, block: int, number: int, six: float = 0.25) -> Peer:
+    """A peer somewhere on the Internet. six: how likely it comes by IPv6."""
+    chance = world.chance
+    address = ipv6(block, number) if chance.random() < six else ipv4(block, number)
+    rtt = min(1.0, chance.lognormvariate(-2.8, 0.7))
+    return Peer(kind, address, rtt, stamps=chance.random() < 0.8)
+
+
+def arrivals(world: World, rate: float, make: Make, busy: bool = True) -> Acts:
+    """So many a second, as they come. busy: more of them when much comes in."""
+    while True:
+        yield world.chance.expovariate(rate * (world.server.weather.load if busy else 1.0))
+        world.start(make())
+
+
+def every(world: World, seconds: float, make: Make) -> Acts:
+    """One after another, as a clock has it."""
+    yield world.chance.uniform(0, seconds)
+    while True:
+        world.start(make())
+        yield seconds
+
+
+def until_done(world: World, peer: Peer, script: Script, port: int = 25, again: float = 300.0,
+               times: int = 4) -> Acts:  # fmt: skip
+    """Try until it went well."""
+    for _ in range(times):
+        if (yield from Session(world, peer, port).run(script)):
+            return
+        yield world.chance.uniform(0.5, 1.5) * again
+
+
+def size_of(world: World) -> int:
+    """Bytes of a mail: most are small."""
+    return int(min(3e6, world.chance.lognormvariate(9.6, 1.2))) + 800
+
+
+def mails(world: World, number: int = 1, tls: bool = True, manner: str = "wait",
+          recipients: int = 1) -> Script:  # fmt: skip
+    """A session with so many mails."""
+
+    def script(session: Session) -> Acts:
+        yield from session.hello(tls)
+        for _ in range(number):
+            yield from session.envelope(recipients, world.chance.random() < 0.7)
+            yield from session.mail(size_of(world))
+        yield from session.quit(manner)
+
+    return script
+
+
+def manner(world: World) -> str:
+    """How a mail server takes leave."""
+    return world.chance.choices(("wait", "hurry", "reset", "close"), (75, 15, 6, 4))[0]
+
+
+# Mail servers
+
+
+def single(world: World) -> Iterator[Acts]:
+    """Thousands of servers with a mail now and then."""
+
+    def one() -> Acts:
+        peer = some(world, "single", 1, world.chance.randrange(12000))
+        script = mails(world, 1, world.chance.random() < 0.8, manner(world))
+        yield from until_done(world, peer, script)
+
+    yield arrivals(world, 3.0, one)
+
+
+def provider(world: World) -> Iterator[Acts]:
+    """A big one: dozens of addresses, sessions kept for more mails, and idle in between."""
+    chance = world.chance
+
+    def script(session: Session) -> Acts:
+        yield from session.hello(True)
+        for number in range(chance.choice((1, 1, 2, 3, 5, 10, 20))):
+            if number and chance.random() < 0.5:
+                yield from session.silent(chance.choice((2, 5, 10, 20, 30, 60, 250)))
+            yield from session.envelope()
+            yield from session.mail(size_of(world), 5e6)
+        if chance.random() < 0.3:
+            yield from session.silent(chance.choice((5, 20, 60, 299, 400)))
+        yield from session.quit()
+
+    def lane(number: int) -> Acts:
+        while True:
+            load = world.server.weather.load
+            yield chance.expovariate(1 / 150.0) / load
+            six, which = chance.random() < 0.4, chance.randrange(40)
+            address = ipv6(2, which) if six else ipv4(2, which)
+            peer = Peer("provider", address, chance.uniform(0.01, 0.12))
+            yield from Session(world, peer).run(script)
+
+    yield from (lane(number) for number in range(60))
+
+
+def newsletter(world: World) -> Iterator[Acts]:
+    """One address, many mails within minutes: rejected recipients, greylisting at first."""
+    chance = world.chance
+
+    def refused(tls: bool) -> Script:
+        def script(session: Session) -> Acts:
+            yield from session.hello(tls)
+            yield from session.envelope(1, False)
+            yield from session.quit()
+
+        return script
+
+    def lane(peer: Peer, left: list[int], tls: bool, grey: int) -> Acts:
+        while left[0] > 0:
+            left[0] -= 1
+            session = Session(world, peer)
+            if left[0] < grey or chance.random() < 0.05:
+                yield from session.run(refused(tls))
+            else:
+                yield from session.run(mails(world, chance.choice((1, 1, 1, 5)), tls))
+            yield chance.uniform(0.05, 0.5)
+
+    def burst(block: int, number: int, lanes: int, count: int, tls: bool, grey: int) -> Acts:
+        address = ipv4(block, number) if number % 2 else ipv6(block, number)
+        peer = Peer("newsletter", address, chance.uniform(0.01, 0.1))
+        left = [count]
+        for _ in range(lanes):
+            world.start(lane(peer, left, tls, grey))
+            yield chance.uniform(0.0, 1.0)
+
+    for number in range(12):  # in turn: with TLS and without, greylisted and not
+        plan = burst(3, number, 5 + number * 2, 400, number % 3 > 0, 150 if number % 4 < 2 else 0)
+        yield later(chance.uniform(0, 3400), plan)
+
+
+def later(seconds: float, acts: Acts) -> Acts:
+    """The same after some time."""
+    yield seconds
+    yield from acts
+
+
+def lists(world: World) -> Iterator[Acts]:
+    """Mailing lists: 10 to 40 sessions at once for each post."""
+    chance = world.chance
+
+    def post(number: int) -> Acts:
+        address = ipv4(4, number) if number % 2 else ipv6(4, number)
+        peer = Peer("list", address, chance.uniform(0.01, 0.15))
+        for _ in range(chance.randint(10, 40)):
+            script = mails(world, chance.choice((1, 2)), number > 1, "wait", chance.randint(1, 20))
+            world.start(until_done(world, peer, script))
+            yield chance.uniform(0.0, 0.5)
+
+    for number in range(5):
+        yield arrivals(world, 1 / 300, lambda number=number: post(number), busy=False)
+
+
+def callout(world: World) -> Iterator[Acts]:
+    """Servers that verify senders: MAIL, RCPT, and then QUIT or a reset; few bytes."""
+    chance = world.chance
+
+    def script(session: Session) -> Acts:
+        yield from session.hello()
+        yield from session.asks(16)  # MAIL FROM:<>
+        yield from session.asks(chance.randint(28, 45))
+        yield from session.quit("abort" if session.peer.address[-1] % 4 == 3 else "wait")
+
+    def one(number: int) -> Acts:
+        yield from Session(world, some(world, "callout", 5, number, number % 2)).run(script)
+
+    # A forged newsletter in our name makes some of them ask often.
+    for number, seconds in enumerate((60, 30, 20, 45, 15, 10, 8, 30, 6, 4)):
+        yield arrivals(world, 1 / seconds, lambda number=number: one(number), busy=False)
+
+
+def monitor(world: World) -> Iterator[Acts]:
+    """Probes that say QUIT, every 10 to 60 s from a few addresses."""
+
+    def script(session: Session) -> Acts:
+        if session.peer.address[-1] % 2:
+            yield from session.asks(20)
+        yield from session.quit()
+
+    def one(number: int) -> Acts:
+        peer = Peer("monitor", ipv4(6, number), 0.03)
+        yield from Session(world, peer, (25, 587)[number % 2]).run(script, 10.0)
+
+    for number, seconds in enumerate((10, 15, 20, 30, 30, 60)):
+        yield every(world, seconds, lambda number=number: one(number))
+
+
+def check(world: World) -> Iterator[Acts]:
+    """A load balancer's TCP checks: connect, and close or reset at once."""
+
+    def script(session: Session) -> Acts:
+        yield from session.quit("abort" if session.peer.address[-1] % 2 else "close")
+
+    def one(number: int) -> Acts:
+        session = Session(world, Peer("check", ipv4(7, number), 0.0005))
+
+        def at_once(_: float = 0.0) -> Acts:
+            yield from session.handshake()
+            yield 0.0002
+
+        session.connect = at_once  # type: ignore[method-assign]
+        yield from session.run(script)
+
+    for number, seconds in enumerate((5, 5, 2, 3)):
+        yield every(world, seconds, lambda number=number: one(number))
+
+
+def backup(world: World) -> Iterator[Acts]:
+    """A backup MX: what it took comes in tens of sessions; and it verifies recipients."""
+    chance = world.chance
+    peer = Peer("backup", ipv4(8, 1), 0.02)
+
+    def flush() -> Acts:
+        for _ in range(20):
+            world.start(until_done(world, peer, mails(world, chance.randint(1, 10))))
+            yield 0.05
+
+    def verify(session: Session) -> Acts:
+        yield from session.hello()
+        yield from session.envelope(1, False)
+        yield from session.asks(6)
+        yield from session.quit()
+
+    yield arrivals(world, 1 / 900, flush, busy=False)
+    yield arrivals(world, 1 / 30, lambda: Session(world, peer).run(verify))
+
+
+def hoster(world: World) -> Iterator[Acts]:
+    """Servers with addresses of their own in one /64."""
+    chance = world.chance
+
+    def one() -> Acts:
+        address = ipv6(9, chance.randrange(2), chance.randrange(200))
+        peer = Peer("hoster", address, chance.uniform(0.01, 0.05))
+        yield from until_done(world, peer, mails(world, 1, chance.random() < 0.8))
+
+    yield arrivals(world, 0.2, one)
+
+
+def big(world: World) -> Iterator[Acts]:
+    """Mails of 25 MB that take many minutes."""
+    chance = world.chance
+
+    def script(session: Session) -> Acts:
+        yield from session.hello(True)
+        yield from session.envelope()
+        yield from session.mail(25_000_000, chance.choice((30e3, 60e3, 200e3, 1e6)))
+        yield from session.quit()
+
+    def one() -> Acts:
+        peer = some(world, "big", 10, chance.randrange(60000))
+        yield from until_done(world, peer, script, (25, 587)[chance.randrange(2)])
+
+    yield arrivals(world, 1 / 400, one, busy=False)
+
+
+# Clients
+
+
+def person(world: World, script: Script, peer: Peer, port: int) -> Acts:
+    """Somebody who presses "send" again when it went wrong."""
+    yield from until_done(world, peer, script, port, again=15.0, times=5)
+
+
+def submission(world: World, rate: float = 2e6, stalls: float = 0.0) -> Script:
+    """A client: TLS, a mail, and perhaps the session is kept for some time."""
+    chance = world.chance
+    keeps = chance.choices((0, 30, 60, 180, 400), (60, 15, 10, 10, 5))[0]
+    leave = chance.choices(("wait", "reset", "close", "abort"), (60, 25, 10, 5))[0]
+
+    def script(session: Session) -> Acts:
+        yield from session.hello(True)
+        if chance.random() < 0.05:
+            yield from session.silent(chance.uniform(5.0, 40.0))  # "remember this password?"
+        yield from session.envelope()
+        yield from session.mail(size_of(world), rate, stalls)
+        if keeps:
+            yield from session.silent(keeps * chance.uniform(0.5, 1.0))
+        yield from session.quit(leave)
+
+    return script
+
+
+def office(world: World) -> Iterator[Acts]:
+    """200 people behind one IPv4 address; their laptops fall asleep, some open two sessions."""
+    chance = world.chance
+    address = ipv4(11, 1)
+
+    def asleep(session: Session) -> Acts:
+        yield from session.hello(True)
+        if chance.random() < 0.7:
+            yield from session.envelope()
+            yield from session.mail(size_of(world))
+        yield from session.vanish()
+
+    def second(session: Session) -> Acts:
+        """Only to see whether the account is all right."""
+        yield from session.hello(True)
+        yield from session.silent(chance.choice((0.0, 1.0, 5.0, 15.0)))
+        yield from session.quit("reset")
+
+    def one(number: int) -> Acts:
+        peer = Peer("office", address, chance.uniform(0.005, 0.03), chance.random() < 0.3)
+        peer.notices = chance.choice((0.0, 0.0, 30.0, 90.0))
+        port = (465, 587)[number % 2]
+        if number % 5 == 0 and chance.random() < 0.1:
+            yield from Session(world, peer, port).run(asleep)
+            return
+        if number % 4 == 0:
+            world.start(Session2(world, peer, port, second))
+        yield from person(world, submission(world), peer, port)
+
+    yield arrivals(world, 0.2, lambda: one(chance.randrange(200)))
+
+
+def Session2(world: World, peer: Peer, port: int, script: Script) -> Acts:
+    """A session in a task of its own."""
+    yield from Session(world, peer, port).run(script)
+
+
+def cgnat(world: World) -> Iterator[Acts]:
+    """Hundreds of customers of a carrier behind one address, some of them slow."""
+    chance = world.chance
+
+    def one() -> Acts:
+        peer = Peer("cgnat", ipv4(12, chance.randrange(2)), chance.uniform(0.03, 0.3))
+        script = submission(world, chance.choice((4e3, 50e3, 1e6)), chance.choice((0, 0, 0.05)))
+        if chance.random() < 0.02:
+            script = lambda session: session.vanish(chance.random() < 0.5)  # noqa: E731
+        yield from person(world, script, peer, 587)
+
+    yield arrivals(world, 0.15, one)
+
+
+def mobile(world: World) -> Iterator[Acts]:
+    """Phones with 2 to 4 kB/s, and pauses of 20 to 60 s."""
+    chance = world.chance
+
+    def one() -> Acts:
+        peer = some(world, "mobile", 13, chance.randrange(60000), 0.5)
+        peer.rtt = chance.uniform(0.2, 0.8)
+        script = submission(world, chance.uniform(2e3, 4e3), 0.1)
+        yield from person(world, script, peer, (465, 587)[chance.randrange(2)])
+
+    yield arrivals(world, 0.03, one, busy=False)
+
+
+def satellite(world: World) -> Iterator[Acts]:
+    """A second or two to the server and back."""
+    chance = world.chance
+
+    def one() -> Acts:
+        peer = some(world, "satellite", 14, chance.randrange(40))
+        peer.rtt = chance.uniform(1.0, 2.0)
+        yield from until_done(world, peer, mails(world, 1, chance.random() < 0.8), again=60.0)
+
+    yield arrivals(world, 0.05, one, busy=False)
+
+
+def pool(world: World) -> Iterator[Acts]:
+    """Applications that keep a few sessions, and don't see that the server has closed them."""
+    chance = world.chance
+
+    def lane(peer: Peer) -> Acts:
+        def script(session: Session) -> Acts:
+            yield from session.hello(True)
+            while True:
+                yield from session.envelope()
+                yield from session.mail(size_of(world))
+                yield from session.silent(chance.choice((5, 30, 120, 280, 400, 600)))
+
+        while True:
+            peer.notices = chance.uniform(10.0, 300.0)
+            yield from Session(world, peer, 587).run(script)
+            yield chance.uniform(1.0, 200.0)
+
+    for number in range(4):
+        peer = Peer("pool", ipv4(15, number), 0.01)
+        yield from (later(chance.uniform(0, 60), lane(peer)) for _ in range(3 + number))
+
+
+def failing(world: World) -> Iterator[Acts]:
+    """Peers whose network fails in the middle of a session."""
+    chance = world.chance
+
+    def script(session: Session) -> Acts:
+        where = chance.randrange(6)
+        if where:
+            yield from session.hello(chance.random() < 0.8)
+        if where > 1:
+            yield from session.envelope()
+        if where == 3:
+            yield from session.asks(6)
+            yield from session.upload(chance.randint(2000, 200_000), 50e3)
+        if where == 4:
+            yield from session.mail(size_of(world))
+        if where == 5:
+            yield from session.mail(size_of(world))
+            yield from session.vanish_closing()
+            return
+        yield from session.vanish(chance.random() < 0.5)
+
+    def one() -> Acts:
+        peer = some(world, "failing", 16, chance.randrange(60000))
+        yield from Session(world, peer).run(script)
+        yield chance.uniform(100.0, 600.0)  # it is back
+        yield from until_done(world, peer, mails(world))
+
+    def site() -> Acts:
+        """A site with several sessions loses its line."""
+        address = ipv4(17, chance.randrange(60000))
+        for _ in range(chance.randint(2, 6)):
+            peer = Peer("site", address, 0.04)
+            world.start(Session2(world, peer, 25, script))
+            yield chance.uniform(0.0, 2.0)
+
+    yield arrivals(world, 0.01, one, busy=False)
+    yield arrivals(world, 1 / 500, site, busy=False)
+
+
+HONEST: dict[str, Callable[[World], Iterator[Acts]]] = {
+    each.__name__: each
+    for each in (
+        *(single, provider, newsletter, lists, callout, monitor, check, backup, hoster, big),
+        *(office, cgnat, mobile, satellite, pool, failing),
+    )
+}
+"""All kinds, by name."""
