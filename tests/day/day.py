@@ -9,17 +9,17 @@ from tests.day.world import Acts, Seen, Weather, World
 HOUR = 3600.0
 CALM = Weather("calm")
 WEATHERS = (
+    (CALM, 600.0),
+    (Weather("busy", load=3.0), 400.0),
     (CALM, 500.0),
-    (Weather("busy", load=3.5), 500.0),
-    (CALM, 300.0),
-    (Weather("slow disk", slow=True), 200.0),
-    (CALM, 300.0),
+    (Weather("slow disk", slow=True), 60.0),
+    (CALM, 440.0),
     (Weather("restart"), 200.0),
-    (Weather("milter", milter=30.0), 300.0),
-    (CALM, 300.0),
-    (Weather("greeting delay", greets=6.0), 300.0),
-    (Weather("very busy", load=6.0), 400.0),
-    (CALM, 300.0),
+    (Weather("milter", milter=30.0), 200.0),
+    (CALM, 400.0),
+    (Weather("greeting delay", greets=6.0), 200.0),
+    (Weather("very busy", load=5.0), 250.0),
+    (CALM, 400.0),
 )
 """What an hour has, in order, and for how many seconds."""
 

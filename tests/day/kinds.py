@@ -86,7 +86,7 @@ def single(world: World) -> Iterator[Acts]:
         script = mails(world, 1, world.chance.random() < 0.8, manner(world))
         yield from until_done(world, peer, script)
 
-    yield arrivals(world, 3.0, one)
+    yield arrivals(world, 1.4, one)
 
 
 def provider(world: World) -> Iterator[Acts]:
@@ -113,7 +113,7 @@ def provider(world: World) -> Iterator[Acts]:
             peer = Peer("provider", address, chance.uniform(0.01, 0.12))
             yield from Session(world, peer).run(script)
 
-    yield from (lane(number) for number in range(60))
+    yield from (lane(number) for number in range(36))
 
 
 def newsletter(world: World) -> Iterator[Acts]:
@@ -233,7 +233,7 @@ def backup(world: World) -> Iterator[Acts]:
     peer = Peer("backup", ipv4(8, 1), 0.02)
 
     def flush() -> Acts:
-        for _ in range(20):
+        for _ in range(10):
             world.start(until_done(world, peer, mails(world, chance.randint(1, 10))))
             yield 0.05
 
@@ -329,15 +329,10 @@ def office(world: World) -> Iterator[Acts]:
             yield from Session(world, peer, port).run(asleep)
             return
         if number % 4 == 0:
-            world.start(Session2(world, peer, port, second))
+            world.start(Session(world, peer, port).run(second))
         yield from person(world, submission(world), peer, port)
 
-    yield arrivals(world, 0.2, lambda: one(chance.randrange(200)))
-
-
-def Session2(world: World, peer: Peer, port: int, script: Script) -> Acts:
-    """A session in a task of its own."""
-    yield from Session(world, peer, port).run(script)
+    yield arrivals(world, 0.12, lambda: one(chance.randrange(200)))
 
 
 def cgnat(world: World) -> Iterator[Acts]:
@@ -351,7 +346,7 @@ def cgnat(world: World) -> Iterator[Acts]:
             script = lambda session: session.vanish(chance.random() < 0.5)  # noqa: E731
         yield from person(world, script, peer, 587)
 
-    yield arrivals(world, 0.15, one)
+    yield arrivals(world, 0.08, one)
 
 
 def mobile(world: World) -> Iterator[Acts]:
@@ -398,7 +393,7 @@ def pool(world: World) -> Iterator[Acts]:
 
     for number in range(4):
         peer = Peer("pool", ipv4(15, number), 0.01)
-        yield from (later(chance.uniform(0, 60), lane(peer)) for _ in range(3 + number))
+        yield from (later(chance.uniform(0, 60), lane(peer)) for _ in range(2 + number))
 
 
 def failing(world: World) -> Iterator[Acts]:
@@ -433,7 +428,7 @@ def failing(world: World) -> Iterator[Acts]:
         address = ipv4(17, chance.randrange(60000))
         for _ in range(chance.randint(2, 6)):
             peer = Peer("site", address, 0.04)
-            world.start(Session2(world, peer, 25, script))
+            world.start(Session(world, peer).run(script))
             yield chance.uniform(0.0, 2.0)
 
     yield arrivals(world, 0.01, one, busy=False)

@@ -68,6 +68,7 @@ class Weather:
 class Server:
     """A mail server with so many slots. Whoever finds none waits in its queue, ungreeted."""
 
+    backlog = 128  # connections that may wait
     timeout = 300.0  # seconds that it waits for a peer's next word
 
     def __init__(self, world: "World", slots: int) -> None:
@@ -77,6 +78,10 @@ class Server:
         self.waiting: deque[Session] = deque()
         self._world = world
         self._chance = world.chance
+
+    def listens(self) -> bool:
+        """Whether another connection can wait."""
+        return len(self.waiting) < self.backlog
 
     def enter(self, session: "Session") -> bool:
         """Whether there is a slot; else the session's task is woken when there is."""
@@ -93,7 +98,7 @@ class Server:
         del self.busy[session]
         while self.waiting:
             following = self.waiting.popleft()
-            if following.waits:
+            if following.waits and following.task is not None:
                 self.busy[following] = None
                 self._world.wake(following.task)
                 return
@@ -144,13 +149,16 @@ class Seen:
     ungreeted: int = 0
     pressures: list[float] = field(default_factory=list)
     weathers: Counter[str] = field(default_factory=Counter)
+    taken: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     listings: list[Listing] = field(default_factory=list)
 
 
 class World:
     """One day. config: dpsd's; counts: whether the kernel counts bytes."""
 
-    def __init__(self, seed: int, config: Config | None = None, counts: bool = True) -> None:
+    def __init__(self, seed: int, config: Config | None = None, counts: bool = True,
+                 enforce: bool = True) -> None:  # fmt: skip
+        self.enforce = enforce
         config = config or Config()
         self.config = config
         self.chance = Random(seed)
@@ -234,7 +242,7 @@ class World:
             self._feed()
             passed = engine.tick(self.now)
             self._listed(passed.verdicts)
-            if passed.ended:
+            if passed.ended and self.enforce:
                 self.start(self._end(passed.ended), 0.05)
             every = DUMP_EVERY_HURRY if engine.stress > 0 else DUMP_EVERY
             if self.now - self._dumped >= every:
@@ -257,7 +265,9 @@ class World:
         seen = self.seen
         seen.pressures.append(self.engine.pressure)
         seen.stressed += TICK * (self.engine.stress > 0)
-        seen.weathers[self.server.weather.name] += 1
+        weather = self.server.weather.name
+        seen.weathers[weather] += 1
+        seen.taken[weather].update(session.peer.kind for session in self.server.busy)
         seen.ungreeted = max(seen.ungreeted, sum(s.waits for s in self.server.waiting))
 
     def _end(self, keys: list[object]) -> Acts:
@@ -288,4 +298,5 @@ class World:
                     verdict.entry.reason,
                 )
             )
-            self.start(self._end(list(verdict.sessions)), 0.05)
+            if self.enforce:
+                self.start(self._end(list(verdict.sessions)), 0.05)
