@@ -6,6 +6,7 @@ python -m tests.day --hours 24 --seeds 10 [--no-counts]
 import argparse
 import time
 from collections import Counter
+from statistics import median
 
 from tests.day.day import day
 from tests.day.world import World
@@ -16,11 +17,13 @@ def told(world: World) -> str:
     seen = world.seen
     peers = sum(map(len, seen.peers.values()))
     sessions = ", ".join(f"{kind} {n}" for kind, n in seen.sessions.most_common())
-    pressures = sorted(seen.pressures)
-    middle, most = pressures[len(pressures) // 2], pressures[-1]
+    pressure = ", ".join(
+        f"{weather} {median(each):.2f} ({max(each):.2f})"
+        for weather, each in seen.pressures.items()
+    )
     return (
         f"{peers} peers, {seen.sessions.total()} sessions ({sessions}), {seen.events} events;"
-        f" pressure {middle:.2f} in the middle, {most:.2f} at most; stressed {seen.stressed:.0f} s;"
+        f" pressure, median and most: {pressure}; stressed {seen.stressed:.0f} s;"
         f" {seen.ungreeted} ungreeted at most; ended {dict(seen.ended)}"
     )
 

@@ -3,14 +3,24 @@
 from collections.abc import Callable, Iterator
 
 from dpsd.config import Config
-from tests.day.kinds import HONEST
-from tests.day.world import Acts, Seen, Weather, World
+from tests.day import clients, servers
+from tests.day.world import Acts, Weather, World
 
 HOUR = 3600.0
+HONEST = {
+    each.__name__: each
+    for each in (
+        *(servers.single, servers.provider, servers.newsletter, servers.lists, servers.callout),
+        *(servers.monitor, servers.check, servers.backup, servers.hoster, servers.big),
+        *(servers.satellite, servers.failing),
+        *(clients.office, clients.cgnat, clients.mobile, clients.pool),
+    )
+}
+"""All honest kinds, by name."""
 CALM = Weather("calm")
 WEATHERS = (
     (CALM, 600.0),
-    (Weather("busy", load=3.0), 400.0),
+    (Weather("busy", load=3.0, pace=25.0), 400.0),
     (CALM, 500.0),
     (Weather("slow disk", slow=True), 60.0),
     (CALM, 440.0),
@@ -18,7 +28,7 @@ WEATHERS = (
     (Weather("milter", milter=30.0), 200.0),
     (CALM, 400.0),
     (Weather("greeting delay", greets=6.0), 200.0),
-    (Weather("very busy", load=5.0), 250.0),
+    (Weather("very busy", load=5.0, pace=60.0), 250.0),
     (CALM, 400.0),
 )
 """What an hour has, in order, and for how many seconds."""

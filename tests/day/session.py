@@ -12,7 +12,7 @@ from dpsd.core.events import State
 from tests.day.table import ACK, FIN, PEER, RST, SERVER, SYN
 
 if TYPE_CHECKING:
-    from tests.day.world import Acts, Task, World
+    from tests.day.world import Acts, Task, Trying, World
 
 DELAYED = 0.04  # seconds after which an acknowledgement goes without data to ride on
 SEGMENT = 1400  # bytes of data in a full packet
@@ -60,6 +60,7 @@ class Session:
         self.task: Task | None = None  # that acts it
         self.waits = False
         self.lost = False  # its network is gone
+        self.knocks = False  # connects only to close: it waits for no greeting
         self.ends = world.ends(peer.address, port)
         header = (20 if len(peer.address) == 4 else 40) + (32 if peer.stamps else 20)
         self.row = world.table.open(self.ends, header)
@@ -71,13 +72,13 @@ class Session:
         seen.peers[peer.kind].add(key)
         world.kinds[key].add(peer.kind)
 
-    def run(self, script: Script, patience: float = 300.0) -> "Acts":
+    def run(self, script: Script, patience: float = 300.0) -> "Trying":
         """Connect, wait for the greeting, and act. Returns whether it went as it should."""
         well = False
         self.task = self.world.current
         try:
             try:
-                yield from self.connect(patience)
+                yield from self.handshake() if self.knocks else self.connect(patience)
                 yield from script(self)
                 well = True
             except Closed:
@@ -93,8 +94,8 @@ class Session:
 
     def connect(self, patience: float) -> "Acts":
         """Shake hands, and wait for a slot and for the greeting."""
-        for pause in SYNS:  # the kernel drops a SYN while its backlog is full
-            if self.world.server.listens():
+        for pause in SYNS:  # dropped while the peer is listed, or the server's backlog full
+            if self.world.server.listens() and not self.world.drops(self.peer.address):
                 break
             yield pause
         else:
@@ -112,7 +113,7 @@ class Session:
             yield patience
             yield from self._give_up()
         yield greets
-        self._send(SERVER, ACK, 40)
+        self._send(SERVER, ACK, self.world.server.greeted)
 
     def handshake(self) -> "Acts":
         """SYN, SYN and ACK, ACK."""
@@ -205,7 +206,7 @@ class Session:
             if stalls and self.world.chance.random() < stalls * step / 4000:
                 yield self.world.chance.uniform(20.0, 60.0)
 
-    def quit(self, manner: str = "wait") -> "Acts":
+    def quit(self, manner: str = "wait", answer: int = 15) -> "Acts":
         """Take leave.
 
         wait: QUIT, the server closes first; hurry: QUIT and FIN in one go; reset: QUIT, and reset
@@ -221,14 +222,16 @@ class Session:
         elif manner in ("close", "hurry"):
             self._send(PEER, FIN)
             pause = self.world.server.pause()
-            yield DELAYED
-            self._send(SERVER, ACK)
+            if pause > DELAYED or self.world.chance.random() < 0.5:  # else with the server's FIN
+                yield min(pause, DELAYED)
+                self._send(SERVER, ACK)
+                pause -= min(pause, DELAYED)
             yield pause
-            self.hang_up(6 if manner == "hurry" else 0)
+            self.hang_up(answer if manner == "hurry" else 0)
             yield self.peer.rtt
             self._send(PEER, ACK)
         else:
-            yield from self.answers(15)
+            yield from self.answers(answer)
             self.hang_up(0)
             yield self.peer.rtt
             if manner == "reset":

@@ -5,7 +5,6 @@ packet from either side, and each packet sets the time anew after which the entr
 """
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
 from itertools import count
 from random import Random
 

@@ -6,18 +6,18 @@ from one seeded chance, so a day can be had again.
 
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import count
 from random import Random
 from typing import TYPE_CHECKING
 
 from dpsd import assembly
 from dpsd.config import Config
-from dpsd.core.engine import Engine, Verdict
-from dpsd.core.events import Endpoints, State
+from dpsd.core.engine import Verdict
+from dpsd.core.events import Endpoints, Event, State
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.kernel.host import Host
@@ -33,6 +33,7 @@ BATCH = 0.003  # seconds that events gather
 SERVERS = {4: ip_address("192.0.2.25").packed, 6: ip_address("2001:db8::25").packed}
 
 Acts = Generator[float, None, None]
+Trying = Generator[float, None, bool]  # ... and in the end whether it went well
 
 
 def within(inner: Network, outer: Network) -> bool:
@@ -45,7 +46,7 @@ class Task:
 
     __slots__ = ("acts", "token")
 
-    def __init__(self, acts: Acts) -> None:
+    def __init__(self, acts: "Acts | Trying") -> None:
         self.acts = acts
         self.token = 0
 
@@ -54,12 +55,14 @@ class Task:
 class Weather:
     """What a part of the hour is like.
 
-    load: how much more than usual comes in; slow: whether the disk takes 20 to 60 s; milter:
-    seconds before a mail is taken; greets: seconds before a greeting.
+    load: how much more than usual comes in; pace: how much longer than usual the server takes to
+    answer; slow: whether its disk takes 20 to 60 s; milter: seconds before a mail is taken;
+    greets: seconds before a greeting.
     """
 
     name: str
     load: float = 1.0
+    pace: float = 1.0
     slow: bool = False
     milter: float = 0.0
     greets: float = 0.0
@@ -68,6 +71,7 @@ class Weather:
 class Server:
     """A mail server with so many slots. Whoever finds none waits in its queue, ungreeted."""
 
+    greeted = 40  # bytes that it greets with
     backlog = 128  # connections that may wait
     timeout = 300.0  # seconds that it waits for a peer's next word
 
@@ -111,7 +115,7 @@ class Server:
         """Seconds until it answers a command."""
         if self.weather.slow:
             return self._chance.uniform(20.0, 60.0)
-        return self._chance.lognormvariate(-4.6, 0.8)
+        return self._chance.lognormvariate(-4.6, 0.8) * self.weather.pace
 
     def taking(self) -> float:
         """Seconds until it has taken a mail."""
@@ -147,27 +151,35 @@ class Seen:
     versions: Counter[int] = field(default_factory=Counter)
     stressed: float = 0.0
     ungreeted: int = 0
-    pressures: list[float] = field(default_factory=list)
-    weathers: Counter[str] = field(default_factory=Counter)
-    taken: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    pressures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     listings: list[Listing] = field(default_factory=list)
 
 
 class World:
-    """One day. config: dpsd's; counts: whether the kernel counts bytes."""
+    """One day, and dpsd in it, by its configuration.
 
-    def __init__(self, seed: int, config: Config | None = None, counts: bool = True,
-                 enforce: bool = True) -> None:  # fmt: skip
+    counts: whether the kernel counts bytes; enforce: whether dpsd acts, or only observes; hears:
+    takes the kernel's events as well.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        config: Config | None = None,
+        counts: bool = True,
+        enforce: bool = True,
+        hears: Callable[[list[Event]], object] = lambda _: None,
+    ) -> None:
         self.enforce = enforce
-        config = config or Config()
-        self.config = config
+        self.config = config = config or Config()
+        self._hears = hears
         self.chance = Random(seed)
         self.now = 1000.0
         self.seen = Seen()
         self.sessions: dict[object, Session] = {}
         self.kinds: dict[bytes, set[str]] = defaultdict(set)
         self.server = Server(self, config.protect.slots)
-        forget = {state: 30.0 for state in State}
+        forget = dict.fromkeys(State, 30.0)
         for state in State:
             forget[state] = getattr(config.forget, state.name.lower(), 30.0)
         self.table = Table(forget, counts, self.chance)
@@ -190,7 +202,14 @@ class World:
         """Seconds since the day began."""
         return self.now - self._began
 
-    def start(self, acts: Acts, after: float = 0.0) -> None:
+    def drops(self, address: bytes) -> bool:
+        """Whether packets from here are dropped, because it is listed."""
+        if not self.enforce or not self.seen.listings:
+            return False
+        entry = self.engine.lists.decisive(ip_network(address))
+        return entry is not None and entry.list != ListName.WHITE
+
+    def start(self, acts: "Acts | Trying", after: float = 0.0) -> None:
         """Let somebody act."""
         self._push(Task(acts), after)
 
@@ -248,7 +267,7 @@ class World:
             if self.now - self._dumped >= every:
                 self._dumped = self.now
                 for scope in self._scopes:
-                    self._listed(engine.feed(self.table.dump(scope, self.now), self.now))
+                    self._tell(self.table.dump(scope, self.now))
                     self._feed()
             self._note()
             yield TICK
@@ -258,16 +277,17 @@ class World:
         self._batch = math.inf
         if told:
             self.seen.events += len(told)
-            self._listed(self.engine.feed(told, self.now))
+            self._tell(told)
             told.clear()
+
+    def _tell(self, events: list[Event]) -> None:
+        self._hears(events)
+        self._listed(self.engine.feed(events, self.now))
 
     def _note(self) -> None:
         seen = self.seen
-        seen.pressures.append(self.engine.pressure)
+        seen.pressures[self.server.weather.name].append(self.engine.pressure)
         seen.stressed += TICK * (self.engine.stress > 0)
-        weather = self.server.weather.name
-        seen.weathers[weather] += 1
-        seen.taken[weather].update(session.peer.kind for session in self.server.busy)
         seen.ungreeted = max(seen.ungreeted, sum(s.waits for s in self.server.waiting))
 
     def _end(self, keys: list[object]) -> Acts:

@@ -1,81 +1,22 @@
-"""Peers of all honest kinds, and what they do in an hour."""
+"""Mail servers and probes of all honest kinds, and what they do in an hour."""
 
-from collections.abc import Callable, Iterator
-from ipaddress import IPv6Address
+from collections.abc import Iterator
+from functools import partial
 
 from tests.day.session import Peer, Script, Session
+from tests.day.ways import (
+    arrivals,
+    every,
+    ipv4,
+    ipv6,
+    later,
+    mails,
+    manner,
+    size_of,
+    some,
+    until_done,
+)
 from tests.day.world import Acts, World
-
-Make = Callable[[], "Acts"]
-
-
-def ipv4(block: int, number: int) -> bytes:
-    """An address; each kind has a block of its own."""
-    return bytes((10, block, number >> 8 & 255, number & 255))
-
-
-def ipv6(block: int, number: int, host: int = 0x19) -> bytes:
-    """An address in the number's /64."""
-    return IPv6Address((0x20010DB8 << 96) + (block << 80) + (number << 64) + host).packed
-
-
-def some(world: World, kind: str, block: int, number: int, six: float = 0.25) -> Peer:
-    """A peer somewhere on the Internet. six: how likely it comes by IPv6."""
-    chance = world.chance
-    address = ipv6(block, number) if chance.random() < six else ipv4(block, number)
-    rtt = min(1.0, chance.lognormvariate(-2.8, 0.7))
-    return Peer(kind, address, rtt, stamps=chance.random() < 0.8)
-
-
-def arrivals(world: World, rate: float, make: Make, busy: bool = True) -> Acts:
-    """So many a second, as they come. busy: more of them when much comes in."""
-    while True:
-        yield world.chance.expovariate(rate * (world.server.weather.load if busy else 1.0))
-        world.start(make())
-
-
-def every(world: World, seconds: float, make: Make) -> Acts:
-    """One after another, as a clock has it."""
-    yield world.chance.uniform(0, seconds)
-    while True:
-        world.start(make())
-        yield seconds
-
-
-def until_done(world: World, peer: Peer, script: Script, port: int = 25, again: float = 300.0,
-               times: int = 4) -> Acts:  # fmt: skip
-    """Try until it went well."""
-    for _ in range(times):
-        if (yield from Session(world, peer, port).run(script)):
-            return
-        yield world.chance.uniform(0.5, 1.5) * again
-
-
-def size_of(world: World) -> int:
-    """Bytes of a mail: most are small."""
-    return int(min(3e6, world.chance.lognormvariate(9.6, 1.2))) + 800
-
-
-def mails(world: World, number: int = 1, tls: bool = True, manner: str = "wait",
-          recipients: int = 1) -> Script:  # fmt: skip
-    """A session with so many mails."""
-
-    def script(session: Session) -> Acts:
-        yield from session.hello(tls)
-        for _ in range(number):
-            yield from session.envelope(recipients, world.chance.random() < 0.7)
-            yield from session.mail(size_of(world))
-        yield from session.quit(manner)
-
-    return script
-
-
-def manner(world: World) -> str:
-    """How a mail server takes leave."""
-    return world.chance.choices(("wait", "hurry", "reset", "close"), (75, 15, 6, 4))[0]
-
-
-# Mail servers
 
 
 def single(world: World) -> Iterator[Acts]:
@@ -104,7 +45,7 @@ def provider(world: World) -> Iterator[Acts]:
             yield from session.silent(chance.choice((5, 20, 60, 299, 400)))
         yield from session.quit()
 
-    def lane(number: int) -> Acts:
+    def lane() -> Acts:
         while True:
             load = world.server.weather.load
             yield chance.expovariate(1 / 150.0) / load
@@ -113,7 +54,7 @@ def provider(world: World) -> Iterator[Acts]:
             peer = Peer("provider", address, chance.uniform(0.01, 0.12))
             yield from Session(world, peer).run(script)
 
-    yield from (lane(number) for number in range(36))
+    yield from (lane() for _ in range(36))
 
 
 def newsletter(world: World) -> Iterator[Acts]:
@@ -128,11 +69,11 @@ def newsletter(world: World) -> Iterator[Acts]:
 
         return script
 
-    def lane(peer: Peer, left: list[int], tls: bool, grey: int) -> Acts:
+    def lane(peer: Peer, left: list[int], tls: bool, sent_on: int) -> Acts:
         while left[0] > 0:
             left[0] -= 1
             session = Session(world, peer)
-            if left[0] < grey or chance.random() < 0.05:
+            if left[0] > sent_on or chance.random() < 0.05:
                 yield from session.run(refused(tls))
             else:
                 yield from session.run(mails(world, chance.choice((1, 1, 1, 5)), tls))
@@ -143,18 +84,12 @@ def newsletter(world: World) -> Iterator[Acts]:
         peer = Peer("newsletter", address, chance.uniform(0.01, 0.1))
         left = [count]
         for _ in range(lanes):
-            world.start(lane(peer, left, tls, grey))
+            world.start(lane(peer, left, tls, count - grey))
             yield chance.uniform(0.0, 1.0)
 
     for number in range(12):  # in turn: with TLS and without, greylisted and not
         plan = burst(3, number, 5 + number * 2, 400, number % 3 > 0, 150 if number % 4 < 2 else 0)
         yield later(chance.uniform(0, 3400), plan)
-
-
-def later(seconds: float, acts: Acts) -> Acts:
-    """The same after some time."""
-    yield seconds
-    yield from acts
 
 
 def lists(world: World) -> Iterator[Acts]:
@@ -170,7 +105,7 @@ def lists(world: World) -> Iterator[Acts]:
             yield chance.uniform(0.0, 0.5)
 
     for number in range(5):
-        yield arrivals(world, 1 / 300, lambda number=number: post(number), busy=False)
+        yield arrivals(world, 1 / 300, partial(post, number), busy=False)
 
 
 def callout(world: World) -> Iterator[Acts]:
@@ -188,7 +123,7 @@ def callout(world: World) -> Iterator[Acts]:
 
     # A forged newsletter in our name makes some of them ask often.
     for number, seconds in enumerate((60, 30, 20, 45, 15, 10, 8, 30, 6, 4)):
-        yield arrivals(world, 1 / seconds, lambda number=number: one(number), busy=False)
+        yield arrivals(world, 1 / seconds, partial(one, number), busy=False)
 
 
 def monitor(world: World) -> Iterator[Acts]:
@@ -204,7 +139,7 @@ def monitor(world: World) -> Iterator[Acts]:
         yield from Session(world, peer, (25, 587)[number % 2]).run(script, 10.0)
 
     for number, seconds in enumerate((10, 15, 20, 30, 30, 60)):
-        yield every(world, seconds, lambda number=number: one(number))
+        yield every(world, seconds, partial(one, number))
 
 
 def check(world: World) -> Iterator[Acts]:
@@ -215,16 +150,11 @@ def check(world: World) -> Iterator[Acts]:
 
     def one(number: int) -> Acts:
         session = Session(world, Peer("check", ipv4(7, number), 0.0005))
-
-        def at_once(_: float = 0.0) -> Acts:
-            yield from session.handshake()
-            yield 0.0002
-
-        session.connect = at_once  # type: ignore[method-assign]
+        session.knocks = True
         yield from session.run(script)
 
     for number, seconds in enumerate((5, 5, 2, 3)):
-        yield every(world, seconds, lambda number=number: one(number))
+        yield every(world, seconds, partial(one, number))
 
 
 def backup(world: World) -> Iterator[Acts]:
@@ -276,92 +206,6 @@ def big(world: World) -> Iterator[Acts]:
     yield arrivals(world, 1 / 400, one, busy=False)
 
 
-# Clients
-
-
-def person(world: World, script: Script, peer: Peer, port: int) -> Acts:
-    """Somebody who presses "send" again when it went wrong."""
-    yield from until_done(world, peer, script, port, again=15.0, times=5)
-
-
-def submission(world: World, rate: float = 2e6, stalls: float = 0.0) -> Script:
-    """A client: TLS, a mail, and perhaps the session is kept for some time."""
-    chance = world.chance
-    keeps = chance.choices((0, 30, 60, 180, 400), (60, 15, 10, 10, 5))[0]
-    leave = chance.choices(("wait", "reset", "close", "abort"), (60, 25, 10, 5))[0]
-
-    def script(session: Session) -> Acts:
-        yield from session.hello(True)
-        if chance.random() < 0.05:
-            yield from session.silent(chance.uniform(5.0, 40.0))  # "remember this password?"
-        yield from session.envelope()
-        yield from session.mail(size_of(world), rate, stalls)
-        if keeps:
-            yield from session.silent(keeps * chance.uniform(0.5, 1.0))
-        yield from session.quit(leave)
-
-    return script
-
-
-def office(world: World) -> Iterator[Acts]:
-    """200 people behind one IPv4 address; their laptops fall asleep, some open two sessions."""
-    chance = world.chance
-    address = ipv4(11, 1)
-
-    def asleep(session: Session) -> Acts:
-        yield from session.hello(True)
-        if chance.random() < 0.7:
-            yield from session.envelope()
-            yield from session.mail(size_of(world))
-        yield from session.vanish()
-
-    def second(session: Session) -> Acts:
-        """Only to see whether the account is all right."""
-        yield from session.hello(True)
-        yield from session.silent(chance.choice((0.0, 1.0, 5.0, 15.0)))
-        yield from session.quit("reset")
-
-    def one(number: int) -> Acts:
-        peer = Peer("office", address, chance.uniform(0.005, 0.03), chance.random() < 0.3)
-        peer.notices = chance.choice((0.0, 0.0, 30.0, 90.0))
-        port = (465, 587)[number % 2]
-        if number % 5 == 0 and chance.random() < 0.1:
-            yield from Session(world, peer, port).run(asleep)
-            return
-        if number % 4 == 0:
-            world.start(Session(world, peer, port).run(second))
-        yield from person(world, submission(world), peer, port)
-
-    yield arrivals(world, 0.12, lambda: one(chance.randrange(200)))
-
-
-def cgnat(world: World) -> Iterator[Acts]:
-    """Hundreds of customers of a carrier behind one address, some of them slow."""
-    chance = world.chance
-
-    def one() -> Acts:
-        peer = Peer("cgnat", ipv4(12, chance.randrange(2)), chance.uniform(0.03, 0.3))
-        script = submission(world, chance.choice((4e3, 50e3, 1e6)), chance.choice((0, 0, 0.05)))
-        if chance.random() < 0.02:
-            script = lambda session: session.vanish(chance.random() < 0.5)  # noqa: E731
-        yield from person(world, script, peer, 587)
-
-    yield arrivals(world, 0.08, one)
-
-
-def mobile(world: World) -> Iterator[Acts]:
-    """Phones with 2 to 4 kB/s, and pauses of 20 to 60 s."""
-    chance = world.chance
-
-    def one() -> Acts:
-        peer = some(world, "mobile", 13, chance.randrange(60000), 0.5)
-        peer.rtt = chance.uniform(0.2, 0.8)
-        script = submission(world, chance.uniform(2e3, 4e3), 0.1)
-        yield from person(world, script, peer, (465, 587)[chance.randrange(2)])
-
-    yield arrivals(world, 0.03, one, busy=False)
-
-
 def satellite(world: World) -> Iterator[Acts]:
     """A second or two to the server and back."""
     chance = world.chance
@@ -372,28 +216,6 @@ def satellite(world: World) -> Iterator[Acts]:
         yield from until_done(world, peer, mails(world, 1, chance.random() < 0.8), again=60.0)
 
     yield arrivals(world, 0.05, one, busy=False)
-
-
-def pool(world: World) -> Iterator[Acts]:
-    """Applications that keep a few sessions, and don't see that the server has closed them."""
-    chance = world.chance
-
-    def lane(peer: Peer) -> Acts:
-        def script(session: Session) -> Acts:
-            yield from session.hello(True)
-            while True:
-                yield from session.envelope()
-                yield from session.mail(size_of(world))
-                yield from session.silent(chance.choice((5, 30, 120, 280, 400, 600)))
-
-        while True:
-            peer.notices = chance.uniform(10.0, 300.0)
-            yield from Session(world, peer, 587).run(script)
-            yield chance.uniform(1.0, 200.0)
-
-    for number in range(4):
-        peer = Peer("pool", ipv4(15, number), 0.01)
-        yield from (later(chance.uniform(0, 60), lane(peer)) for _ in range(2 + number))
 
 
 def failing(world: World) -> Iterator[Acts]:
@@ -433,13 +255,3 @@ def failing(world: World) -> Iterator[Acts]:
 
     yield arrivals(world, 0.01, one, busy=False)
     yield arrivals(world, 1 / 500, site, busy=False)
-
-
-HONEST: dict[str, Callable[[World], Iterator[Acts]]] = {
-    each.__name__: each
-    for each in (
-        *(single, provider, newsletter, lists, callout, monitor, check, backup, hoster, big),
-        *(office, cgnat, mobile, satellite, pool, failing),
-    )
-}
-"""All kinds, by name."""
