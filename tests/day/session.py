@@ -220,14 +220,7 @@ class Session:
             self._send(PEER, RST)
             self._leave()
         elif manner in ("close", "hurry"):
-            self._send(PEER, FIN)
-            pause = self.world.server.pause()
-            if pause > DELAYED or self.world.chance.random() < 0.5:  # else with the server's FIN
-                yield min(pause, DELAYED)
-                self._send(SERVER, ACK)
-                pause -= min(pause, DELAYED)
-            yield pause
-            self.hang_up(answer if manner == "hurry" else 0)
+            yield from self._hears_fin(answer if manner == "hurry" else 0)
             yield self.peer.rtt
             self._send(PEER, ACK)
         else:
@@ -261,12 +254,23 @@ class Session:
     def vanish_closing(self) -> "Acts":
         """The peer closes, and its network is gone before the server's FIN is there."""
         yield self.peer.rtt
-        self._send(PEER, FIN)
-        yield DELAYED
-        self._send(SERVER, ACK)
         self.lost = True
-        self.hang_up(0)
+        yield from self._hears_fin(0)
         yield from self._fin_again()
+
+    def _hears_fin(self, answer: int) -> "Acts":
+        """The peer's FIN comes, behind a QUIT if there is an answer, and the server closes."""
+        pause = self.world.server.pause()
+        early = pause < DELAYED and self.world.chance.random() < 0.5
+        if early and answer:  # it answered before the FIN was there
+            self._send(SERVER, ACK, answer)
+        self._send(PEER, FIN)
+        if not early:
+            yield min(pause, DELAYED)
+            self._send(SERVER, ACK)
+            pause -= min(pause, DELAYED)
+        yield pause
+        self.hang_up(0 if early else answer)
 
     # What happens to it
 

@@ -12,6 +12,7 @@ from tests.day.table import ACK, FIN, PEER, RST, SERVER, SYN, Table
 from tests.day.world import Acts, World
 from tests.test_capture import events
 
+Changes = tuple[tuple[str, bool, bool, bool], ...]
 HONEST4, HOLDER4, HOLDER6 = "0a630009", "0a638001", "20010db8a8000001"
 VANISHER4, VANISHER6, RESET6 = "0a638003", "20010db8a8000003", "20010db8a8000002"
 
@@ -26,6 +27,7 @@ def mail(session: Session) -> Acts:
 
 
 def hold(session: Session) -> Acts:
+    yield from session.silent(0.1)
     yield from session.says(12)
     yield from session.answers(8)
     yield from session.silent(100.0)
@@ -62,13 +64,18 @@ def of_sessions(told: list[Event], peers: str = "") -> Iterator[list[Event]]:
     yield from sessions.values()
 
 
-def changes(told: list[Event]) -> tuple[tuple[str, bool, bool, bool], ...]:
+def changes(told: list[Event]) -> Changes:
     """Of each change: the state, whether it is ASSURED, and who sent the first FIN."""
     return tuple(
         (State(state).name, bool(status & ASSURED), bool(a & CLOSE_INIT), bool(b & CLOSE_INIT))
         for kind, _, status, state, a, b in told
         if kind == UPDATE
     )
+
+
+def unhurried(told: Changes) -> Changes:
+    """Without CLOSE_WAIT: it is there only if a FIN's acknowledgement came by itself."""
+    return tuple(each for each in told if each[0] != "CLOSE_WAIT")
 
 
 def counters(told: list[Event], header: int) -> set[tuple[int, int, int]]:
@@ -101,8 +108,8 @@ def test_a_session_is_told_of_as_a_kernel_did(name: str, peers: str, script: Scr
     found = [each for seed in range(20) for each in of_sessions(modelled(script, address, seed))]
     assert len(found) == 20
     ways = {changes(each) for each in recorded}
-    assert {changes(each) for each in found} <= ways | {changes(each) for each in MAILS}
     assert {changes(each) for each in found} & ways
+    assert set(map(unhurried, map(changes, found))) == set(map(unhurried, ways))
     measured = set[tuple[int, int, int]]().union(*(counters(each, header) for each in recorded))
     assert measured <= set[tuple[int, int, int]]().union(*(counters(e, header) for e in found))
 
