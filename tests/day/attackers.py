@@ -6,7 +6,7 @@ from tests.day.session import Peer, Session
 from tests.day.ways import ipv4, ipv6, later
 from tests.day.world import Acts, World
 
-BUSY = 700.0  # seconds from the hour's start; by then there is stress
+BUSY = 1000.0  # seconds from the hour's start; by then there is stress
 
 
 def hold(world: World) -> Iterator[Acts]:
@@ -38,7 +38,7 @@ def churn(world: World) -> Iterator[Acts]:
             yield 1 / 30
 
     for number, address in enumerate((ipv4(67, 1), ipv6(67, 1))):
-        yield later(200.0 + 500 * number, many(address))  # one in calm, one under stress
+        yield later(200.0 + 800 * number, many(address))  # one in calm, one under stress
 
 
 def noop(world: World) -> Iterator[Acts]:

@@ -19,17 +19,17 @@ HONEST = {
 """All honest kinds, by name."""
 CALM = Weather("calm")
 WEATHERS = (
-    (CALM, 600.0),
-    (Weather("busy", load=3.0, pace=25.0), 400.0),
+    (CALM, 900.0),
+    (Weather("busy", load=3.0, pace=25.0), 350.0),
     (CALM, 500.0),
     (Weather("slow disk", slow=True), 60.0),
     (CALM, 440.0),
     (Weather("restart"), 200.0),
     (Weather("milter", milter=30.0), 200.0),
-    (CALM, 400.0),
+    (CALM, 250.0),
     (Weather("greeting delay", greets=6.0), 200.0),
     (Weather("very busy", load=5.0, pace=60.0), 250.0),
-    (CALM, 400.0),
+    (CALM, 250.0),
 )
 """What an hour has, in order, and for how many seconds."""
 

@@ -253,5 +253,5 @@ def failing(world: World) -> Iterator[Acts]:
             world.start(Session(world, peer).run(script))
             yield chance.uniform(0.0, 2.0)
 
-    yield arrivals(world, 0.01, one, busy=False)
+    yield arrivals(world, 0.015, one, busy=False)
     yield arrivals(world, 1 / 500, site, busy=False)

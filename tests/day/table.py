@@ -18,11 +18,10 @@ from dpsd.core.events import (
     UPDATE,
     Endpoints,
     Event,
-    Key,
     Measure,
     State,
 )
-from dpsd.kernel.ctnetlink import key_of
+from dpsd.kernel.ctnetlink import endpoints, key_of
 
 PEER, SERVER = 0, 1
 SYN, ACK, FIN, RST = range(4)  # ACK: whatever has only that flag, with data or without
@@ -62,7 +61,7 @@ class Row:
 
     __slots__ = ("flags", "header", "key", "late", "octets", "packets", "state", "status", "until")
 
-    def __init__(self, key: Key, header: int) -> None:
+    def __init__(self, key: bytes, header: int) -> None:
         self.key = key
         self.header = header
         self.state = S.NONE
@@ -85,7 +84,7 @@ class Table:
         self.counts = counts
         self._forget = forget
         self._chance = chance
-        self._rows: dict[tuple[int, int], dict[Key, Row]] = {}
+        self._rows: dict[tuple[int, int], dict[bytes, Row]] = {}
         self._over: list[tuple[float, int, tuple[int, int], Row]] = []
         self._serial = count()
 
@@ -115,9 +114,10 @@ class Table:
         if state != S.SYN_SENT:  # a filter keeps it from dpsd
             self.told.append((UPDATE, row.key, row.status, int(state), *row.flags))
 
-    def delete(self, row: Row, ends: Endpoints) -> None:
+    def delete(self, key: bytes) -> None:
         """Forget an entry at once, as dpsd asks for when it ended a session."""
-        if self._rows[_scope(ends)].pop(row.key, None) is not None:
+        row = self._rows[_scope(endpoints(key))].pop(key, None)
+        if row is not None:
             self._destroyed(row)
 
     def dump(self, scope: tuple[int, int], now: float) -> list[Event]:

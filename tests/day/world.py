@@ -6,13 +6,13 @@ from one seeded chance, so a day can be had again.
 
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from ipaddress import ip_address, ip_network
 from itertools import count
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dpsd import assembly
 from dpsd.config import Config
@@ -176,7 +176,7 @@ class World:
         self.chance = Random(seed)
         self.now = 1000.0
         self.seen = Seen()
-        self.sessions: dict[object, Session] = {}
+        self.sessions: dict[bytes, Session] = {}
         self.kinds: dict[bytes, set[str]] = defaultdict(set)
         self.server = Server(self, config.protect.slots)
         forget = dict.fromkeys(State, 30.0)
@@ -290,12 +290,13 @@ class World:
         seen.stressed += TICK * (self.engine.stress > 0)
         seen.ungreeted = max(seen.ungreeted, sum(s.waits for s in self.server.waiting))
 
-    def _end(self, keys: list[object]) -> Acts:
+    def _end(self, keys: Sequence[Any]) -> Acts:
         for key in keys:
             session = self.sessions.get(key)
             if session is not None:
                 self.seen.ended[session.peer.kind] += 1
                 session.end()
+            self.table.delete(key)
         yield 0.0
 
     def _listed(self, verdicts: list[Verdict]) -> None:
@@ -319,4 +320,4 @@ class World:
                 )
             )
             if self.enforce:
-                self.start(self._end(list(verdict.sessions)), 0.05)
+                self.start(self._end(verdict.sessions), 0.05)
