@@ -1,0 +1,61 @@
+"""Those who have to be listed, wherever they hide: so that a day can tell them from the honest."""
+
+from collections.abc import Iterator
+
+from tests.day.session import Peer, Session
+from tests.day.ways import ipv4, ipv6, later
+from tests.day.world import Acts, World
+
+BUSY = 1000.0  # seconds from the hour's start; by then there is stress
+
+
+def hold(world: World) -> Iterator[Acts]:
+    """Ten sessions from one source while slots run short, silent but for a HELO; and again."""
+
+    def silent(session: Session) -> Acts:
+        yield from session.says(12)
+        yield from session.answers()
+        yield from session.silent(1e6)
+
+    def again(address: bytes) -> Acts:
+        while True:
+            yield from Session(world, Peer("hold", address, 0.03)).run(silent)
+            yield 1.0
+
+    for address in (ipv4(66, 1), ipv6(66, 1)):
+        yield from (later(BUSY + number, again(address)) for number in range(10))
+
+
+def churn(world: World) -> Iterator[Acts]:
+    """Thirty sessions a second from one source, closed as soon as they are greeted."""
+
+    def close(session: Session) -> Acts:
+        yield from session.quit("close")
+
+    def many(address: bytes) -> Acts:
+        while True:
+            world.start(Session(world, Peer("churn", address, 0.01)).run(close))
+            yield 1 / 30
+
+    for number, address in enumerate((ipv4(67, 1), ipv6(67, 1))):
+        yield later(200.0 + 800 * number, many(address))  # one in calm, one under stress
+
+
+def noop(world: World) -> Iterator[Acts]:
+    """Twelve sessions from one source with a NOOP every 8 seconds while slots run short."""
+
+    def talk(session: Session) -> Acts:
+        yield from session.hello()
+        while True:
+            yield from session.asks(6, 8.0)
+
+    def again(address: bytes) -> Acts:
+        while True:
+            yield from Session(world, Peer("noop", address, 0.03)).run(talk)
+            yield 1.0
+
+    for address in (ipv4(68, 1), ipv6(68, 1)):
+        yield from (later(BUSY + number, again(address)) for number in range(12))
+
+
+ATTACKERS = (hold, churn, noop)
