@@ -171,13 +171,13 @@ class ProperTimes:
         "Without progress in an open session. RFC 5321 (4.5.3.2) asks for 5 minutes.",
     )
     fin_wait: float = key(
-        Duration(high="1d"), "1m", "FIN_WAIT: one side has closed, the other hasn't confirmed it."
+        Duration(high="1d"), "110s", "FIN_WAIT: one side has closed, the other hasn't confirmed it."
     )
     close_wait: float = key(
-        Duration(high="1d"), "1m", "CLOSE_WAIT: the other side has confirmed it, but not closed."
+        Duration(high="1d"), "110s", "CLOSE_WAIT: the other side has confirmed it, but not closed."
     )
     last_ack: float = key(
-        Duration(high="1d"), "30s", "LAST_ACK: both have closed, the last confirmation is missing."
+        Duration(high="1d"), "50s", "LAST_ACK: both have closed, the last confirmation is missing."
     )
     at_ports: Mapping[int, Mapping[str, float]] = at_ports()
 
@@ -221,13 +221,13 @@ class Evidence:
         Number(0, 1, "slot-seconds a second"),
         0.25,
         "What a second beyond the proper time costs while there are slots to spare. It rises to 1"
-        " as they run out.",
+        " as they run out. Of a session that is being closed, its square: that keeps no slot.",
     )
-    closing_most: float = key(
+    overstay_most: float = key(
         Number(0, 1000, "slot-seconds"),
         20,
-        "The most that one session costs while it is being closed: a peer whose network fails with"
-        " a few open sessions is no attacker.",
+        "The most that the overstays of one session cost: a peer whose network fails with a few"
+        " open sessions is no attacker.",
     )
     useful_rate: float = key(
         Number(1, 100_000, "bytes a second"),
@@ -275,14 +275,15 @@ class Evidence:
     )
     empty_bytes: int = key(
         Integer(0, 1_000_000, "bytes"),
-        200,
+        64,
         "A closed session was of no use if the peer sent no more than this, headers not counted.",
     )
     crowd_cost: float = key(
         Number(0, 1000, "slot-seconds"),
         35,
-        "What a session costs that had to be ended because slots ran short; half while the server"
-        " may owe it an answer, nothing if it had delivered before.",
+        "What a session costs that had to be ended because slots ran short. Nothing if it had"
+        " delivered before; less while the server may owe it an answer, and if its peer holds few"
+        " others or has delivered mail.",
     )
     delivered_bytes: int = key(
         Integer(1, 1_000_000, "bytes"),

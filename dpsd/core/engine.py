@@ -17,7 +17,7 @@ from dpsd.core.knocks import Knocks
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
-from dpsd.core.progress import words
+from dpsd.core.progress import greeted, words
 from dpsd.core.reaper import Haste, reap
 from dpsd.core.scores import Kind, Peer, Scores, Seen
 from dpsd.core.sessions import (
@@ -46,6 +46,9 @@ class Verdict:
 STRESS_LASTS = 30.0  # seconds that stress and swarms outlast their cause: attackers come back
 OPENED_OVER = 2.0  # seconds over which the rate of new sessions is smoothed
 SWARM = 4  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
+FEW = 20  # up to a slot in so many a peer holds few: its sessions count once until it comes back
+ALONE = 0.6  # share of a session's cost for such a peer, unless there is a swarm
+TRUSTED = 2.0  # from this patience on a peer pays less for it
 UNANSWERED = 0.5  # share of a session's cost while the server may owe it an answer
 
 
@@ -110,6 +113,11 @@ class Engine:
     def pressure(self) -> float:
         """Sessions that keep a slot busy, as a share of the slots where they are scarcest."""
         return max(self.sessions.occupying(pool.ports) / pool.slots for pool in self.policy.pools)
+
+    @property
+    def hurry(self) -> float:
+        """How much many sessions matter, from 0 to 1: slots run short, or sessions flood in."""
+        return max(self.stress, self.flood)
 
     @property
     def blind(self) -> bool:
@@ -209,16 +217,30 @@ class Engine:
         return self._sentence(guilty, now), ended
 
     def _crowded(self, session: Session, guilty: "_Guilty", now: float) -> None:
-        """Charge a session that was ended to make room."""
+        """Charge a session that was ended to make room, unless that may be nobody's fault."""
         progress, peer = session.progress, self.scores.peer(session.peer, now)
         if progress is None or self.sessions.delivered(session):
             return  # it only waited for its next mail
-        if progress.blames_server(self.sessions.server):
+        server = self.sessions.server
+        if progress.blames_server(server) or progress.is_served_slowly(server):
+            return
+        if not self.sessions.measured:  # it may have been of use: without counters nobody knows
             return
         cost = self.policy.crowd_cost * self.stress * (UNANSWERED if progress.owed_at else 1.0)
+        cost *= min(1.0, TRUSTED / self.scores.patience(peer, now))
+        if self._holds_few(peer):
+            if session.since <= peer.ended_at:  # its network may have failed: it didn't return
+                return
+            if now - self._swarmed_at > STRESS_LASTS:
+                cost *= ALONE
+        peer.ended_at = now
         after = self.policy.reap_after
         seen = Seen(session.port, session.useless(), peer.open, after, self.stress)
         self._charge(peer, Kind.CROWD, "", cost, guilty, now, seen)
+
+    def _holds_few(self, peer: Peer) -> bool:
+        """Whether a peer has so few open sessions that their stalling may be its network's."""
+        return peer.open <= max(1, self.policy.slots // FEW)
 
     def _patience(self, key: bytes) -> float:
         """How many times longer than a stranger's this peer's sessions may be of no use."""
@@ -282,14 +304,13 @@ class Engine:
     def _judge(self, notes: list[Noted], now: float) -> list[Verdict]:
         """Charge what the notes tell; list the peers that have become too expensive."""
         guilty = _Guilty()
-        hurry = max(self.stress, self.flood)
         for note, session, what in notes:
             if note == OPENED:
                 self._opened += 1
                 peer, allowed = self.scores.opened(session.peer, now)
                 if not allowed:
                     seen = Seen(session.port, most=peer.opened, proper=self.policy.churn_rate)
-                    cost = self.policy.churn_cost * hurry
+                    cost = self.policy.churn_cost * self.hurry
                     self._charge(peer, Kind.CHURN, "", cost, guilty, now, seen)
             elif note == CLOSED:
                 self._closed(session, guilty, now)
@@ -308,12 +329,16 @@ class Engine:
             return
         limit = self.policy.block_at
         score = self.scores.charge(peer, kind, state, cost, now, count, seen)
-        if score >= limit and score >= limit * self.scores.patience(peer, now):
+        if score >= limit and score >= self._limit(peer, now):
             guilty.peers[peer.key] = peer
         elif len(peer.key) > IPV6_AT_LEAST:
             found = self.swarms.charge(peer.key, cost, limit, self._has_trusted, now)
             if found is not None:
                 guilty.swarms[found[0]] = found[1]
+
+    def _limit(self, peer: Peer, now: float) -> float:
+        """The score at which this peer is listed."""
+        return self.policy.block_at * self.scores.patience(peer, now)
 
     def _has_trusted(self, prefix: bytes) -> bool:
         """Whether any peer with this prefix has delivered mail."""
@@ -338,11 +363,17 @@ class Engine:
     def _overstayed(
         self, peer: Peer, session: Session, seconds: float, guilty: "_Guilty", now: float
     ) -> None:
-        cost = seconds * self.policy.overstay_cost(self.stress)
-        if session.state != State.ESTABLISHED:
-            cost = max(0.0, min(cost, self.policy.closing_most - session.charged))
-        elif session.progress is not None and session.progress.blames_server(self.sessions.server):
+        if session.reaped:  # nor would it be there any more, if it were ended for real
             return
+        progress, server = session.progress, self.sessions.server
+        if session.state == State.ESTABLISHED and progress and progress.blames_server(server):
+            return
+        is_open = session.state == State.ESTABLISHED
+        cost = seconds * self.policy.overstay_cost(self.stress, is_open)
+        most = self.policy.overstay_most
+        if is_open and self._holds_few(peer):
+            most = min(most, 2 * most / max(1, peer.open))
+        cost = max(0.0, min(cost, most - session.charged))
         first = not session.charged
         session.charged += cost
         state, seen = State(session.state).name, self._seen(session, now)
@@ -364,6 +395,7 @@ class Engine:
         policy = self.policy
         if not self.scores.excuses(peer, policy.idle_rate, policy.idle_burst, now):
             cost = policy.abort_cost if kind == Kind.ABORT else policy.empty_cost
+            cost *= max(policy.calm_cost, self.hurry)
             self._charge(peer, kind, "", cost, guilty, now, Seen(session.port))
 
     def _measured(
@@ -378,10 +410,11 @@ class Engine:
             return
         if session.state == ESTABLISHED:  # nobody closed it: it was taken from the table
             return
-        said = words(measure, self.sessions.version(session))
+        version = self.sessions.version(session)
+        said = words(measure, version)
         if said >= policy.delivered_bytes and session.state != State.CLOSE:
             self.scores.delivered(peer, now)
-        if said <= policy.empty_bytes:
+        if said <= policy.empty_bytes and greeted(measure, version):  # else it waited in vain
             kind = Kind.ABORT if session.state == State.CLOSE else Kind.EMPTY
             self._of_no_use(peer, session, kind, guilty, now)
 
@@ -416,8 +449,10 @@ class Engine:
             if decisive is not None or self.immune(network):
                 peer.listed = decisive is not None and decisive.list != ListName.WHITE
                 continue
-            limit = self.policy.block_at * self.scores.patience(peer, now)
-            why = verdict(self.scores.score(peer, now), limit, peer.evidence.values())
+            score, limit = self.scores.score(peer, now), self._limit(peer, now)
+            if score < limit:  # it delivered in the meantime
+                continue
+            why = verdict(score, limit, peer.evidence.values())
             entries[network] = self._list(network, why, now)
             peer.listed = True
         return self._with_sessions(entries)

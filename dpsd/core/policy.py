@@ -35,8 +35,8 @@ class Policy:
     stress_at: the pressure from which on they shrink; stress_until: that
     to which the reaper makes room, ending sessions that were useless for longer than reap_after.
     calm_cost: share of an overstay's cost that counts at rest. useful_rate: bytes a second from a
-    peer that are progress, useful_stress: under full pressure. closing_most: the most that a
-    session costs while it is being closed. idle_rate, idle_burst: sessions of no use a second and
+    peer that are progress, useful_stress: under full pressure. overstay_most: the most that a
+    session's overstays cost. idle_rate, idle_burst: sessions of no use a second and
     at once that cost a peer nothing. churn_flood: new sessions a second, from everybody and for
     each slot, that are a flood; 0: churn costs the same at rest. knock_rate: dropped packets a
     second that are knocking.
@@ -56,7 +56,7 @@ class Policy:
     delivered_bytes: int
     trust_half_life: float
     calm_cost: float
-    closing_most: float
+    overstay_most: float
     proper: Mapping[int, float]
     proper_stress: Mapping[int, float]
     useful_rate: float
@@ -110,9 +110,11 @@ class Policy:
             times[port] = _between(calm, self.proper_stress_at.get(port, {}), stress)
         return times
 
-    def overstay_cost(self, stress: float) -> float:
-        """Slot-seconds a second: an overstay hardly matters while there is room."""
-        return self.calm_cost + (1.0 - self.calm_cost) * stress
+    def overstay_cost(self, stress: float, is_open: bool = True) -> float:
+        """Slot-seconds a second: an overstay hardly matters while there is room, and even less that
+        of a session which is being closed, since it keeps no slot."""
+        calm = self.calm_cost if is_open else self.calm_cost**2
+        return calm + (1.0 - calm) * stress
 
     def sentence(self, blocks: Sequence[float], now: float) -> tuple[ListName, float | None, int]:
         """What a peer gets that was blocked at these times before: the list, until when (None:

@@ -27,6 +27,11 @@ def words(measure: Measure, version: int) -> int:
     return max(0, (measure.octets or 0) - HEADERS[version] * (measure.packets or 0))
 
 
+def greeted(measure: Measure, version: int) -> bool:
+    """Whether the server said anything to the peer."""
+    return (measure.answered or 0) > WORDLESS[version] * (measure.answers or 0)
+
+
 @dataclass(slots=True)
 class Server:
     """How the server has been answering lately, no matter whom.
@@ -91,6 +96,10 @@ class Progress:
         waits = self.owed and self.at - self.owed_at <= HUNG
         return waits and server.answered_at <= self.owed_at
 
+    def is_served_slowly(self, server: Server) -> bool:
+        """Whether it may wait for an answer, for no longer than others had to lately."""
+        return bool(self.owed_at) and self.at - self.owed_at <= 2 * server.slowest
+
     def measured(
         self, measure: Measure, version: int, useful: Useful, server: Server, now: float
     ) -> None:
@@ -98,7 +107,7 @@ class Progress:
         said = words(measure, version)
         answers, octets = measure.answers or 0, measure.answered or 0
         answered = max(0, octets - HEADERS[version] * answers)
-        self.greeted = self.greeted or octets > WORDLESS[version] * answers
+        self.greeted = self.greeted or greeted(measure, version)
         spoke, heard = said > self.said, answered > self.answered
         if not self.greeted:
             self.until = now
@@ -119,7 +128,9 @@ class Progress:
         """Whose turn is it? The clock stands still while it is the server's."""
         if heard:
             self.lent, self.owed = 0.0, False
-            self.owed_at = now if spoke and said >= TALK else 0.0  # it may have asked once more
+            # It may have asked once more. HELO alone is answered, unless the server is slow.
+            asks = spoke and (said >= TALK or server.slowest >= OWED_AT_LEAST)
+            self.owed_at = now if asks else 0.0
         elif spoke:
             self.until -= self.lent  # it went on with what it had begun: nothing was owed yet
             self.lent, self.owed_at, self.owed = 0.0, now, True

@@ -66,10 +66,22 @@ UNSEEN = Seen()
 
 class Peer:
     """What is remembered of one peer. `score` was right at `at`, `trust` at `trusted_at`, `idle`
-    (how many sessions of no use it had lately) at `idle_at`."""
+    (how many sessions of no use it had lately) at `idle_at`. ended_at: when it last paid for a
+    session that was ended."""
 
     __slots__ = (
-        *("at", "evidence", "idle", "idle_at", "key", "listed", "open", "opened", "refilled"),
+        *(
+            "at",
+            "ended_at",
+            "evidence",
+            "idle",
+            "idle_at",
+            "key",
+            "listed",
+            "open",
+            "opened",
+            "refilled",
+        ),
         *("score", "second"),
         *("time_wait", "tokens", "trust", "trusted_at"),
     )
@@ -88,6 +100,7 @@ class Peer:
         self.trust = 0.0
         self.trusted_at = now
         self.listed = False
+        self.ended_at = float("-inf")
         self.idle = 0.0
         self.idle_at = now
 

@@ -87,7 +87,7 @@ def test_vanished_before_the_last_ack() -> None:
 
 
 def test_what_one_session_costs_while_it_is_closed_is_bounded() -> None:
-    stage = Stage({"closing_most": 20.0}, dumps=5).play(f"0 {A} {HELD} FIN_WAIT/peer LAST_ACK")
+    stage = Stage({"overstay_most": 20.0}, dumps=5).play(f"0 {A} {HELD} FIN_WAIT/peer LAST_ACK")
     assert stage.until(1000).evidence(A) == {"overstay LAST_ACK": 20.0}
     stage.play(f"1000 {B} {HELD}").until(1340)
     silent = stage.evidence(B)["overstay ESTABLISHED"]
@@ -565,7 +565,7 @@ batches = st.lists(
     max_size=40,
 )
 EDGY = replace(
-    PLAIN, block_at=3.0, closing_most=1.0, pools=(Pool(frozenset(), 4), Pool(frozenset({25}), 2)),
+    PLAIN, block_at=3.0, overstay_most=1.0, pools=(Pool(frozenset(), 4), Pool(frozenset({25}), 2)),
     churn_burst=2.0, half_life=300.0,
 )  # fmt: skip
 

@@ -68,7 +68,7 @@ PLAIN = replace(
     stress_at=0.8,
     stress_until=0.8,
     calm_cost=1.0,
-    closing_most=1e9,
+    overstay_most=1e9,
     proper={
         State.ESTABLISHED: 300.0,
         State.FIN_WAIT: 60.0,

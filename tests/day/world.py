@@ -178,7 +178,7 @@ class World:
         self.seen = Seen()
         self.sessions: dict[bytes, Session] = {}
         self.kinds: dict[bytes, set[str]] = defaultdict(set)
-        self.server = Server(self, config.protect.slots)
+        self.server = Server(self, 100)
         forget = dict.fromkeys(State, 30.0)
         for state in State:
             forget[state] = getattr(config.forget, state.name.lower(), 30.0)
