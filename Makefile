@@ -31,8 +31,8 @@ venv: .venv/ready
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
 	touch $@
 
-.lab/ready: .venv/dev tests/lab/postfix.py
-	$(PYTHON) -m tests.lab.postfix install
+.lab/ready: .venv/dev tests/lab/root.py
+	$(PYTHON) -m tests.lab.root
 	touch $@
 
 test: .venv/dev .lab/ready

@@ -51,12 +51,14 @@ class Mail:
     delivered: bool
     seconds: float
     error: str
+    late: float = 0.0
+    """Seconds by which its sender was late to begin: the machine was too busy."""
 
     @property
     def prompt(self) -> bool:
         """Whether it was delivered with hardly more delay than in peace."""
         kind = KINDS[self.kind]
-        own = kind.size / kind.rate if kind.rate else 0.0
+        own = (kind.size / kind.rate if kind.rate else 0.0) + (kind.retry or 0.0)
         return self.delivered and self.seconds <= own + _PROMPT
 
 
@@ -72,7 +74,8 @@ class Result:
     attackers: frozenset[str]
     """Sources that attacked and may be listed: those that completed a handshake."""
     listed: dict[str, float]
-    """Block and black entries: peer as dpsd writes it, to when it was listed."""
+    """Whom the defence shut out, a peer or prefix each, to when: block and black entries of dpsd,
+    bans of fail2ban."""
     transcripts: dict[str, str] = field(default_factory=dict)
     """Command lines and what they printed at the end."""
 
@@ -94,6 +97,12 @@ class Result:
     def against(self, peace: "Result") -> float:
         """Delivered as a share of what the same senders (same seed) got delivered in peace."""
         return self.delivered / peace.delivered
+
+    @property
+    def lateness(self) -> float:
+        """By how much the latest twentieth of honest senders were late at least, in seconds."""
+        late = sorted(mail.late for mail in self.mails)
+        return late[int(0.95 * (len(late) - 1))] if late else 0.0
 
     def by_kind(self) -> dict[str, tuple[int, int]]:
         """Kind of sender to (delivered, attempted) during the attack."""
