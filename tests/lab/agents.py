@@ -114,13 +114,17 @@ class Connection:
     async def say(self, text: bytes) -> None:
         await self._loop.sock_sendall(self.socket, text)
 
-    async def greeted(self) -> None:
-        """Wait until the server has said something, as a client that obeys the protocol."""
-        if not await self._loop.sock_recv(self.socket, 4096):
-            raise ConnectionError
+    async def heard(self) -> None:
+        """Wait for the end of what the server says, as a client that obeys the protocol."""
+        said = b""
+        while not said.endswith(b"\n") or said.splitlines()[-1][3:4] == b"-":
+            part = await self._loop.sock_recv(self.socket, 4096)
+            if not part:
+                raise ConnectionError
+            said += part
 
     async def hello(self) -> None:
-        await self.greeted()
+        await self.heard()
         await self.say(b"HELO agent\r\n")
 
     async def until_cut(self, limit: float) -> None:
@@ -154,7 +158,7 @@ async def _noop(session: Connection, chance: random.Random, left: float) -> None
 
 async def _drip(session: Connection, chance: random.Random, left: float) -> None:
     """A command that never ends, a byte now and then."""
-    await session.greeted()
+    await session.heard()
     await session.say(b"HELO ")
     await _repeat(session, b"a", chance, 3.0, left)
 
@@ -163,7 +167,7 @@ async def _slowdata(session: Connection, chance: random.Random, left: float) -> 
     """Begins a mail as anybody would, and then takes for ever to say what is in it."""
     await session.hello()
     for line in (b"MAIL FROM:<a@agent>", b"RCPT TO:<user@example.test>", b"DATA"):
-        await session.greeted()
+        await session.heard()
         await session.say(line + b"\r\n")
     await _repeat(session, b"slow\r\n", chance, 2.0, left)
 
@@ -178,10 +182,14 @@ async def _repeat(
 
     speaking = asyncio.create_task(speak())
     listening = asyncio.create_task(session.until_cut(left))
-    _, rest = await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)
-    for task in rest:
-        task.cancel()
-    for result in await asyncio.gather(speaking, listening, return_exceptions=True):
+    both = (speaking, listening)
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # also when the attack is called off
+        for task in both:
+            task.cancel()
+        results = await asyncio.gather(*both, return_exceptions=True)
+    for result in results:
         if isinstance(result, OSError):
             raise result
 

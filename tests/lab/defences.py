@@ -19,6 +19,8 @@ class Defence:
     port25: tuple[str, ...] = (SMTPD,)
     rules: str = ""
     fail2ban: bool = False
+    wait: float = 0.0
+    """Seconds for which it keeps every new client waiting, by design."""
     dpsd: Mapping[str, Section] | None = None
 
     def trial(
@@ -36,6 +38,7 @@ class Defence:
             port25=self.port25,
             rules=self.rules,
             fail2ban=self.fail2ban,
+            prompt=Trial.prompt + self.wait,
         )
 
     @property
@@ -64,7 +67,7 @@ _POSTSCREEN = (
 # The nftables wiki's "Connlimits": a dynamic set without a timeout; the kernel forgets an element
 # when its count is zero. A /64 is one source.
 _CT_COUNT = """
-table inet limit {
+table inet caps {
   set four { type ipv4_addr; size 65535; flags dynamic; }
   set six { type ipv6_addr; size 65535; flags dynamic; }
   chain input {
@@ -90,6 +93,7 @@ DEFENCES = {
             "postscreen",
             postfix={"postscreen_greet_action": "enforce"},
             port25=_POSTSCREEN,
+            wait=6,  # postscreen_greet_wait
         ),
         Defence("fail2ban", "fail2ban", fail2ban=True),
         DPSD,

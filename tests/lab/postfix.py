@@ -72,9 +72,7 @@ class PostfixError(RuntimeError):
 class Postfix:
     """Postfix on ports 25 and 587 of a namespace; a context manager that starts and stops it."""
 
-    def __init__(
-        self, space: Namespace, port25: Iterable[str] = (SMTPD,), /, **main: str
-    ) -> None:
+    def __init__(self, space: Namespace, port25: Iterable[str] = (SMTPD,), /, **main: str) -> None:
         """`port25`: the lines of master.cf that serve port 25.
 
         `main` changes or adds parameters of main.cf: `smtpd_timeout="60s"`.
@@ -112,7 +110,7 @@ class Postfix:
             if done.returncode != 0:
                 raise PostfixError(f"postfix start: {done.stderr}{self._tail()}")
             greeting = self.greeting()
-            if not greeting.startswith("220 "):
+            if not greeting.startswith("220"):  # postscreen goes on after a hyphen
                 raise PostfixError(f"postfix greeted with {greeting!r}\n{self._tail()}")
         except BaseException:
             self.stop()

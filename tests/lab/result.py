@@ -16,7 +16,6 @@ NON_REGULAR = frozenset(
 """States of a session that is no longer, or not yet, a session (design 1), as `ss` names them."""
 
 _WINDOW = 3.0
-_PROMPT = 2.0
 _GOOD = 0.9
 
 
@@ -54,12 +53,11 @@ class Mail:
     late: float = 0.0
     """Seconds by which its sender was late to begin: the machine was too busy."""
 
-    @property
-    def prompt(self) -> bool:
-        """Whether it was delivered with hardly more delay than in peace."""
+    def prompt(self, within: float) -> bool:
+        """Whether it was delivered at most `within` seconds later than its sender needs."""
         kind = KINDS[self.kind]
         own = (kind.size / kind.rate if kind.rate else 0.0) + (kind.retry or 0.0)
-        return self.delivered and self.seconds <= own + _PROMPT
+        return self.delivered and self.seconds <= own + within
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,8 @@ class Result:
     listed: dict[str, float]
     """Whom the defence shut out, a peer or prefix each, to when: block and black entries of dpsd,
     bans of fail2ban."""
+    prompt: float = 2.0
+    """What a mail may take beyond what its sender needs, in seconds, and still be prompt."""
     transcripts: dict[str, str] = field(default_factory=dict)
     """Command lines and what they printed at the end."""
 
@@ -116,14 +116,15 @@ class Result:
         """Seconds until honest mail went through promptly and went on so; None: it never did.
 
         From then on, in every window of 3 s, at least 90 % of the peaceful share of mails is
-        delivered within 2 s of what they take in peace.
+        delivered promptly.
         """
-        before = [mail.prompt for mail in self.mails if mail.at < 0]
+        before = [mail.prompt(self.prompt) for mail in self.mails if mail.at < 0]
         need = _GOOD * (sum(before) / len(before) if before else 1.0)
         recovered: float | None = None
         at = self.seconds - _WINDOW
         while at >= 0:
-            window = [mail.prompt for mail in self.mails if at <= mail.at < at + _WINDOW]
+            due = (mail for mail in self.mails if at <= mail.at < at + _WINDOW)
+            window = [mail.prompt(self.prompt) for mail in due]
             if window and sum(window) < need * len(window):
                 break
             recovered = at

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.lab import private
 
-PACKAGES = ("postfix", "fail2ban")
+PACKAGES = ("postfix", "fail2ban", "python3-pyinotify")  # the last: as fail2ban recommends
 CACHE = Path(__file__).parents[2] / ".lab"
 
 

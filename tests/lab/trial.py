@@ -51,6 +51,8 @@ class Trial:
     """The lines of master.cf that serve port 25."""
     rules: str = ""
     """An nftables ruleset for the mail host, to compare with."""
+    prompt: float = 2.0
+    """How long a mail may wait and still be prompt."""
     fail2ban: bool = False
     """Whether fail2ban reads Postfix's log, to compare with."""
 
@@ -187,6 +189,7 @@ class _Run:
             samples,
             attackers,
             found,
+            self._trial.prompt,
         )
         if self._daemon is not None:
             asked = [["list"], ["status"]]

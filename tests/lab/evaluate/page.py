@@ -1,0 +1,1 @@
+"""docs/evaluation.md: the tables in it."""

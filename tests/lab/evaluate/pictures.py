@@ -1,0 +1,1 @@
+"""docs/evaluation/*.svg: the pictures."""
