@@ -141,18 +141,18 @@ def test_rounds_are_summed_up_against_their_own_peace() -> None:
 
 def test_a_starved_run_is_marked() -> None:
     said = summaries(keyed(made("none/peace/1", 10), made("dpsd/hold/1", 9, late=0.3)))
-    assert "90%\\*" in page.details(said)
+    assert "90 %\\*" in page.details(said)
     assert "`dpsd/hold/1`" in page.machines(said)
 
 
 def test_only_the_made_parts_of_the_page_change() -> None:
     said = summaries(keyed(made("none/peace/1", 10), made("dpsd/hold/1", 9)))
-    before = "By hand\n<!-- made: details -->\nold\n<!-- end -->\nas well\n"
+    before = "By hand\n<!-- made: details -->\nstale\n<!-- end -->\nas well\n"
     after = page.render(before, said)
     assert after.startswith("By hand\n")
     assert after.endswith("as well\n")
-    assert "old" not in after
-    row = "| hold: HELO, then silence | 1 | 90% | 2.0 s | 50% | 2.0 s | 0 |"
+    assert "stale" not in after
+    row = "| hold: HELO, then silence | 1 | 90 % | 2.0 s | 50 % | 2.0 s | 0 |"
     assert row in after.splitlines()
     assert page.render(after, said) == after
 

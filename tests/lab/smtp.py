@@ -62,10 +62,10 @@ class Session:
                 await asyncio.sleep(0.5)  # this sender's own slowness, not a wait
         await self._say(".", "250")
 
-    async def refused(self, recipient: str, expected: str) -> None:
-        """Offer a mail that the server answers with `expected`."""
+    async def refused(self, recipient: str) -> None:
+        """Offer a mail that the server answers with a reply that says: later."""
         await self._say("MAIL FROM:<sender@example.net>", "250")
-        await self._say(f"RCPT TO:<{recipient}>", expected)
+        await self._say(f"RCPT TO:<{recipient}>", "4")
 
     async def quit(self) -> None:
         try:

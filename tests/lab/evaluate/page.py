@@ -140,7 +140,9 @@ def _share(summary: Summary | None, *, span: bool = False) -> str:
     if summary is None:
         return _NOT_TRIED
     mark = "\\*" if summary.starved else ""
-    return (_spread(summary.share, "{:.0%}") if span else f"{summary.share.middle:.0%}") + mark
+    return (
+        _spread(summary.share, "{:.0%}") if span else _seconds(summary.share.middle, "{:.0%}")
+    ) + mark
 
 
 def _spread(spread: Spread, form: str) -> str:
@@ -151,7 +153,7 @@ def _spread(spread: Spread, form: str) -> str:
 
 
 def _seconds(value: float, form: str) -> str:
-    return "never" if value == inf else form.format(value)
+    return "never" if value == inf else form.format(value).replace("%", " %")
 
 
 def _table(head: tuple[str, ...], rows: Iterable[list[str]]) -> str:
