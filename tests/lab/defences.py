@@ -47,16 +47,18 @@ class Defence:
         return self.fail2ban or self.dpsd is not None
 
 
-# TUNING_README, "Measures against clients that make too many connections". The stress-dependent
-# times and limits of STRESS_README are Postfix's defaults, and hold with every defence here.
+# TUNING_README, "Measures against clients that make too many connections"; it names no numbers.
+# The stress-dependent times and limits of STRESS_README are Postfix's defaults, and hold with every
+# defence here.
 _LIMITS = {
     "smtpd_client_connection_count_limit": "10",
     "smtpd_client_connection_rate_limit": "60",
     "anvil_rate_time_unit": "60s",
 }
 
-# POSTSCREEN_README, "Turning on postscreen". No DNS block lists: the lab has no DNS. The tests
-# after the greeting stay off, as they are by default.
+# POSTSCREEN_README, "Turning on postscreen(8) without blocking mail", and what "Blocking mail with
+# postscreen(8)" says of the test before the greeting. No DNS block lists: the lab has no DNS. The
+# tests after the greeting stay off, as they are by default.
 _POSTSCREEN = (
     "smtp     inet n - n - 1 postscreen",
     "smtpd    pass - - n - - smtpd",
