@@ -72,11 +72,16 @@ ATTACKS: dict[str, Case] = {
     "slowdata": _many("slowdata", "slowdata: DATA, a line every 2 s"),
     "shut": _many("shut", "half-close: FIN, then stays"),
     "linger": _many("linger", "half-close: QUIT, no FIN of its own"),
-    "vanish": _many("vanish", "vanish before the last ACK"),
+    "vanish": Case(
+        "vanish before the last ACK",
+        (Attack("vanish", sources=40, sessions=10, family="46"),),
+        heavy=True,
+    ),
     "churn": Case(
         "churn: 1,000 sessions a second",
         (Attack("churn", sources=10, sessions=10, family="46", rate=1000),),
         main=True,
+        heavy=True,
     ),
     "churn3000": Case(
         "churn: 3,000 sessions a second",
@@ -86,6 +91,7 @@ ATTACKS: dict[str, Case] = {
     "reset": Case(
         "reset: 1,000 sessions a second",
         (Attack("reset", sources=10, sessions=10, family="46", rate=1000),),
+        heavy=True,
     ),
     "synflood": Case(
         "forged SYNs: 3,000 a second",
