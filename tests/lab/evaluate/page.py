@@ -108,10 +108,17 @@ def wronged(said: Summaries) -> str:
     return "\n".join(found) or "None."
 
 
+def listing(said: Summaries) -> str:
+    """The picture of times until listed, which there is once dpsd has listed somebody."""
+    listed = any(said[key].listed.most for key in said if key[0] == DPSD.name)
+    return "![Seconds until attackers were listed](evaluation/listing.svg)" if listed else ""
+
+
 PARTS: dict[str, Callable[[Summaries], str]] = {
     "machines": machines,
     "shares": shares,
     "details": details,
+    "listing": listing,
     "others": others,
     "senders": senders,
     "wronged": wronged,
