@@ -101,7 +101,8 @@ def test_an_outcome_counts_what_was_due_during_the_attack() -> None:
         ],
         [],
         frozenset({"198.51.100.1", "198.51.100.2"}),
-        {"198.51.100.1": 1.25, "192.0.2.3": 1.5},
+        {"198.51.100.1": 1.25, "198.51.100.2": 9.5, "192.0.2.3": 9.5},
+        over=9.0,
     )
     found = outcome(Cell("fail2ban", "hold", 1), result, "")
     assert (found.due, found.delivered) == (2, 1)

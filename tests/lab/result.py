@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_address, ip_network
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -74,6 +75,8 @@ class Result:
     listed: dict[str, float]
     """Whom the defence shut out, a peer or prefix each, to when: block and black entries of dpsd,
     bans of fail2ban."""
+    over: float = inf
+    """When the attack was called off: the listings of attackers for how they left don't count."""
     prompt: float = 2.0
     """What a mail may take beyond what its sender needs, in seconds, and still be prompt."""
     transcripts: dict[str, str] = field(default_factory=dict)
@@ -133,9 +136,11 @@ class Result:
 
     @property
     def blocked(self) -> dict[str, float]:
-        """Attackers that were listed, to when."""
+        """Attackers that were listed while they attacked, to when."""
         return {
-            source: min(times) for source in self.attackers if (times := self._listings(source))
+            source: min(times)
+            for source in self.attackers
+            if (times := [at for at in self._listings(source) if at <= self.over])
         }
 
     @property

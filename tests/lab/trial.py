@@ -108,6 +108,7 @@ class _Run:
             honest += map(_spawn, self._senders())
             attacking += map(_spawn, self._agents())
             samples = list(self._samples(honest, watch))
+            over = time.time() - self._start
             for process in attacking:
                 process.send_signal(signal.SIGINT)  # called off: it records what it holds
             for process in honest + attacking:
@@ -117,7 +118,7 @@ class _Run:
             for process in [*honest, *attacking, sink]:
                 process.kill()
                 process.wait()
-        return self._result(samples)
+        return self._result(samples, over)
 
     def _senders(self) -> Iterator[list[str]]:
         trial, net = self._trial, self._net
@@ -174,7 +175,7 @@ class _Run:
             at = record.pop("time") - self._start
             yield Mail(at=at, **record)
 
-    def _result(self, samples: list[Sample]) -> Result:
+    def _result(self, samples: list[Sample], over: float) -> Result:
         opened = (r["source"] for path in self._attacks for r in read(path) if r["opened"])
         attackers = frozenset(opened)
         found: dict[str, float] = {}
@@ -189,6 +190,7 @@ class _Run:
             samples,
             attackers,
             found,
+            over,
             self._trial.prompt,
         )
         if self._daemon is not None:
