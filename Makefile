@@ -1,6 +1,7 @@
 # make venv    .venv on the system's Python and Debian's packages; .venv/bin/dpsd is the command
 # make test    everything that tests: ruff, mypy, unit, property, replay and real-kernel tests
 # make demo    the main job on real input, before and after, in namespaces of its own
+# make evaluate  every attack against every defence in the lab, for docs/evaluation.md: 90 minutes
 # make bench   the speed of it, side by side with conntrack(8) and pyroute2
 # make tidy    formats the code
 
@@ -14,7 +15,7 @@ PACKAGES := python3-venv python3-pip python3-hatchling nftables python3-nftables
 MISSING = $(shell dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null \
   | sed -n 's/^installed //p' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort))
 
-.PHONY: venv test demo bench tidy clean
+.PHONY: venv test demo evaluate bench tidy clean
 .DELETE_ON_ERROR:
 
 venv: .venv/ready
@@ -31,8 +32,8 @@ venv: .venv/ready
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
 	touch $@
 
-.lab/ready: .venv/dev tests/lab/postfix.py
-	$(PYTHON) -m tests.lab.postfix install
+.lab/ready: .venv/dev tests/lab/root.py
+	$(PYTHON) -m tests.lab.root
 	touch $@
 
 test: .venv/dev .lab/ready
@@ -43,6 +44,9 @@ test: .venv/dev .lab/ready
 
 demo: .venv/dev .lab/ready
 	$(PYTHON) -m tests.lab.demo
+
+evaluate: .venv/dev .lab/ready
+	$(PYTHON) -m tests.lab.evaluate
 
 bench: .venv/dev
 	$(PYTHON) -m tests.bench

@@ -8,6 +8,7 @@ Run as a process in `world`; it stops by itself after `--seconds`:
 import argparse
 import asyncio
 import contextlib
+import itertools
 import random
 import socket
 import struct
@@ -55,18 +56,30 @@ class Attack:
     """Most sessions (or forged SYNs) a second altogether, for the kinds that don't stay."""
     first: int = 0
     """Number of the first source, so that attacks at the same time don't share them."""
+    within: int = 0
+    """IPv6: each session comes from a /64 drawn from one prefix of this length; 0: no hopping."""
+    rotate: int = 0
+    """Addresses of a source, which takes the next one after each session; 0: it has but one."""
     seed: int = 1
 
     def addresses(self) -> list[str]:
         """Its sources; every one is a peer of its own (in IPv6: another /64)."""
+        return [self.address(source) for source in range(self.sources)]
+
+    def address(self, source: int, number: int = 0, visit: int = 0) -> str:
+        """Where a source's session comes from: the `visit`-th in its `number`-th place."""
         silent = self.kind in {"vanish", "synflood"}
         four, six = (SILENT4, SILENT6) if silent else (ATTACK4, ATTACK6)
-        return [
-            source6(six, index)
-            if self.family[index % len(self.family)] == "6"
-            else source4(four, index)
-            for index in range(self.first, self.first + self.sources)
-        ]
+        index = self.first + source
+        if self.within:
+            size = 1 << (64 - self.within)
+            chance = random.Random(f"{self.seed}/{source}/{number}/{visit}")
+            # The prefix is the first in which nobody else is; /48 is 65,536 times a /64.
+            return source6(six, (-(-self.first // size) + 1) * size + chance.randrange(size))
+        six_now = self.family[index % len(self.family)] == "6"
+        if self.rotate:
+            index = self.first + source * self.rotate + visit % self.rotate
+        return source6(six, index) if six_now else source4(four, index)
 
     def command(self, space: Namespace, start: float, path: Path) -> list[str]:
         """How to run it in `space` from `start` (Unix time), with its records in `path`."""
@@ -101,6 +114,19 @@ class Connection:
     async def say(self, text: bytes) -> None:
         await self._loop.sock_sendall(self.socket, text)
 
+    async def heard(self) -> None:
+        """Wait for the end of what the server says, as a client that obeys the protocol."""
+        said = b""
+        while not said.endswith(b"\n") or said.splitlines()[-1][3:4] == b"-":
+            part = await self._loop.sock_recv(self.socket, 4096)
+            if not part:
+                raise ConnectionError
+            said += part
+
+    async def hello(self) -> None:
+        await self.heard()
+        await self.say(b"HELO agent\r\n")
+
     async def until_cut(self, limit: float) -> None:
         """Swallow what comes until the server ends the session, at most `limit` seconds."""
         with contextlib.suppress(TimeoutError):
@@ -115,20 +141,35 @@ Shape = Callable[[Connection, random.Random, float], Awaitable[None]]
 
 async def _hold(session: Connection, _chance: random.Random, left: float) -> None:
     """The paper's agent: a greeting, then nothing."""
-    await session.say(b"HELO agent\r\n")
+    await session.hello()
+    await session.until_cut(left)
+
+
+async def _silent(session: Connection, _chance: random.Random, left: float) -> None:
+    """Connects and never says a word."""
     await session.until_cut(left)
 
 
 async def _noop(session: Connection, chance: random.Random, left: float) -> None:
     """Speaks every few seconds, gets nowhere."""
-    await session.say(b"HELO agent\r\n")
+    await session.hello()
     await _repeat(session, b"NOOP\r\n", chance, 8.0, left)
 
 
 async def _drip(session: Connection, chance: random.Random, left: float) -> None:
     """A command that never ends, a byte now and then."""
+    await session.heard()
     await session.say(b"HELO ")
     await _repeat(session, b"a", chance, 3.0, left)
+
+
+async def _slowdata(session: Connection, chance: random.Random, left: float) -> None:
+    """Begins a mail as anybody would, and then takes for ever to say what is in it."""
+    await session.hello()
+    for line in (b"MAIL FROM:<a@agent>", b"RCPT TO:<user@example.test>", b"DATA"):
+        await session.heard()
+        await session.say(line + b"\r\n")
+    await _repeat(session, b"slow\r\n", chance, 2.0, left)
 
 
 async def _repeat(
@@ -141,10 +182,14 @@ async def _repeat(
 
     speaking = asyncio.create_task(speak())
     listening = asyncio.create_task(session.until_cut(left))
-    _, rest = await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)
-    for task in rest:
-        task.cancel()
-    for result in await asyncio.gather(speaking, listening, return_exceptions=True):
+    both = (speaking, listening)
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # also when the attack is called off
+        for task in both:
+            task.cancel()
+        results = await asyncio.gather(*both, return_exceptions=True)
+    for result in results:
         if isinstance(result, OSError):
             raise result
 
@@ -159,12 +204,21 @@ async def _reset(session: Connection, _chance: random.Random, _left: float) -> N
 
 
 async def _halfclose(session: Connection, chance: random.Random, left: float) -> None:
-    """Closes one half and stays, or lets the server close and never answers its FIN."""
-    await session.say(b"HELO agent\r\n")
-    if chance.random() < 0.5:
-        session.socket.shutdown(socket.SHUT_WR)
-    else:
-        await session.say(b"QUIT\r\n")
+    """Closes its half and stays, or lets the server close and never answers its FIN."""
+    await (_shut if chance.random() < 0.5 else _linger)(session, chance, left)
+
+
+async def _shut(session: Connection, _chance: random.Random, left: float) -> None:
+    """Closes its half and stays."""
+    await session.hello()
+    session.socket.shutdown(socket.SHUT_WR)
+    await asyncio.sleep(min(left, 20.0))
+
+
+async def _linger(session: Connection, _chance: random.Random, left: float) -> None:
+    """Lets the server close and never answers its FIN."""
+    await session.hello()
+    await session.say(b"QUIT\r\n")
     await asyncio.sleep(min(left, 20.0))
 
 
@@ -177,9 +231,13 @@ async def _vanish(session: Connection, _chance: random.Random, _left: float) -> 
 
 STAYING: dict[str, Shape] = {
     "hold": _hold,
+    "silent": _silent,
     "noop": _noop,
     "drip": _drip,
+    "slowdata": _slowdata,
     "halfclose": _halfclose,
+    "shut": _shut,
+    "linger": _linger,
     "vanish": _vanish,
 }
 PASSING: dict[str, Shape] = {"churn": _churn, "reset": _reset}
@@ -206,7 +264,7 @@ async def run(attack: Attack, start: float, records: Records) -> None:
     end = time.monotonic() + attack.seconds
     throttle = Throttle(attack.rate) if attack.kind in PASSING else None
     async with asyncio.TaskGroup() as tasks:
-        for source in attack.addresses():
+        for source in range(attack.sources):
             for number in range(attack.sessions):
                 place = _slot(attack, source, number, throttle=throttle, end=end, records=records)
                 tasks.create_task(place)
@@ -214,7 +272,7 @@ async def run(attack: Attack, start: float, records: Records) -> None:
 
 async def _slot(
     attack: Attack,
-    source: str,
+    source: int,
     number: int,
     *,
     throttle: Throttle | None,
@@ -223,12 +281,14 @@ async def _slot(
 ) -> None:
     """One of a source's places for a session: one after another until the end."""
     shape = (STAYING | PASSING)[attack.kind]
-    chance = random.Random(f"{attack.seed}/{source}/{number}")
+    chance = random.Random(f"{attack.seed}/{attack.address(source)}/{number}")
+    visits = itertools.count()
     while (left := end - time.monotonic()) > 0:
         if throttle is not None:
             await throttle.turn()
         began, opened, how = time.time(), None, "ended"
-        session = Connection(source)
+        address = attack.address(source, number, next(visits))
+        session = Connection(address)
         try:
             await session.connect(attack.port)
             opened = time.time()
@@ -243,7 +303,7 @@ async def _slot(
             session.socket.close()
             records.write(
                 kind=attack.kind,
-                source=source,
+                source=address,
                 began=began,
                 opened=opened,
                 closed=time.time(),

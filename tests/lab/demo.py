@@ -1,6 +1,6 @@
 """The demo: a real Postfix under attack, without and then with dpsd. `python -m tests.lab.demo`
 
-Needs root and an installed copy of Postfix (`python -m tests.lab.postfix install`). All of it
+Needs root and an installed copy of Postfix (`python -m tests.lab.root`). All of it
 happens in private namespaces; the picture is the only thing that stays.
 """
 
@@ -13,6 +13,7 @@ from tests.lab.agents import Attack
 from tests.lab.dpsd import DpsdError
 from tests.lab.postfix import PostfixError
 from tests.lab.result import Result, Sample
+from tests.lab.root import RootError
 from tests.lab.trial import Trial, run
 
 PICTURE = Path(__file__).parents[2] / "build" / "demo.png"
@@ -112,7 +113,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (private.NotPrivateError, PostfixError, DpsdError) as problem:
+    except (private.NotPrivateError, RootError, PostfixError, DpsdError) as problem:
         sys.exit(f"demo: {problem}")
     except KeyboardInterrupt:
         print("\ninterrupted: nothing is left behind", file=sys.stderr)

@@ -23,6 +23,8 @@ from tests.lab.net import HONEST4, HONEST6, MAIL4, MAIL6, source4, source6
 from tests.lab.records import Records
 
 RECIPIENT = "user@example.test"
+GREYLISTED = "greylisted@example.test"
+"""Whom the lab's Postfix answers 450: the first try of a sender that it doesn't know yet."""
 SINK4 = source4(HONEST4, 30_000)
 """Where `world` takes the mail that the mail host itself sends."""
 
@@ -39,15 +41,29 @@ class Kind:
     """Bytes a second, for the slow; otherwise as fast as it goes."""
     reuse: int = 1
     """Mails in a session before QUIT."""
+    keep: float = 5.0
+    """How long a session is kept without a mail, when it may be used again."""
+    pipelining: bool = False
+    """Whether the envelope goes out in one piece."""
+    retry: float | None = None
+    """Seconds after which it comes again when it is greylisted; None: it never is."""
+    quits: bool = True
+    """Whether it says QUIT before it closes."""
 
 
 KINDS = {
     "single": Kind(),
     "big": Kind(reuse=10),
+    "parallel": Kind(),
+    "caching": Kind(reuse=20, keep=30),
+    "bulk": Kind(size=20_000, reuse=5, pipelining=True),
     "newsletter": Kind(size=20_000),
-    "slow": Kind(size=90_000, rate=15_000, patience=12),
+    "list": Kind(size=8_000, reuse=4),
+    "greylisted": Kind(patience=12, retry=3),
+    "slow": Kind(size=90_000, rate=15_000, patience=14),
     "office": Kind(port=587, size=30_000, reuse=3),
     "probe": Kind(size=0),
+    "check": Kind(size=0, quits=False),
     "outbound": Kind(reuse=5),
 }
 
@@ -63,27 +79,46 @@ class Mail:
 
 
 def plan(role: str, seed: int, seconds: float) -> list[Mail]:
-    """Every mail of a run, in order of time: about 9 a second from `world`, 1 from `mail`."""
+    """Every mail of a run, in order of time: about 10 a second from `world`, 1 from `mail`."""
     chance = random.Random(f"{seed}/{role}")
     kinds = _outbound(chance, seconds) if role == "mail" else _inbound(chance, seconds)
     return sorted(kinds)
 
 
 def _inbound(chance: random.Random, seconds: float) -> Iterator[Mail]:
-    for number, at in enumerate(_arrivals(chance, 4.0, seconds)):
+    for number, at in enumerate(_arrivals(chance, 2.5, seconds)):
         six = chance.random() < 0.4
         source = source6(HONEST6, number) if six else source4(HONEST4, number)
         yield Mail(at, "single", source)
-    for number, at in enumerate(_arrivals(chance, 3.0, seconds)):
+    for number, at in enumerate(_arrivals(chance, 1.5, seconds)):
         yield Mail(at, "big", source4(HONEST4, 20_000), number % 6)
-    for number in range(30):  # a burst halfway, each on a session of its own
-        yield Mail(seconds / 2 + number * 0.1, "newsletter", source6(HONEST6, 20_000), number)
+    for number, at in enumerate(_arrivals(chance, 0.5, seconds)):
+        yield Mail(at, "bulk", source6(HONEST6, 20_001), number % 2)
+    for number, at in enumerate(_arrivals(chance, 0.4, seconds)):  # each lane every 10 s or so
+        yield Mail(at, "caching", source4(HONEST4, 20_002), number % 4)
+    for number, at in enumerate(_arrivals(chance, 0.3, seconds)):
+        yield Mail(at, "greylisted", source4(HONEST4, 24_000 + number))
     for number, at in enumerate(_arrivals(chance, 0.1, seconds)):
-        yield Mail(at, "slow", source4(HONEST4, 21_000 + number))
+        six = number % 2 == 1
+        index = 21_000 + number
+        yield Mail(at, "slow", source6(HONEST6, index) if six else source4(HONEST4, index))
     for number, at in enumerate(_arrivals(chance, 1.0, seconds)):
-        yield Mail(at, "office", source4(HONEST4, 22_000), number % 4)
-    for at in _arrivals(chance, 0.3, seconds):
-        yield Mail(at, "probe", source4(HONEST4, 23_000))
+        yield Mail(at, "office", source4(HONEST4, 22_000), number % 20)
+    yield from _bursts(seconds)
+    for number in range(int(seconds)):
+        yield Mail(number + 0.5, "probe", source4(HONEST4, 23_000))
+    for at in _arrivals(chance, 0.2, seconds):
+        yield Mail(at, "check", source4(HONEST4, 23_001))
+
+
+def _bursts(seconds: float) -> Iterator[Mail]:
+    for number in range(30):  # halfway, each on a session of its own
+        yield Mail(seconds / 2 + number * 0.1, "newsletter", source6(HONEST6, 20_000), number)
+    for number in range(50):  # all at once, each on a session of its own
+        yield Mail(seconds / 3, "parallel", source4(HONEST4, 20_003), number)
+    for number in range(8 * int(seconds / 12)):
+        at = 4 + 12 * (number // 8) + 0.1 * (number % 8)
+        yield Mail(at, "list", source6(HONEST6, 20_002), number % 2)
 
 
 def _outbound(chance: random.Random, seconds: float) -> Iterator[Mail]:
@@ -109,10 +144,14 @@ class Lane:
         self._turn = asyncio.Lock()
         self._session: smtp.Session | None = None
         self._sent = 0
+        self._idle: asyncio.TimerHandle | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def deliver(self) -> None:
         """Deliver one mail; when that fails or is cancelled, the session is given up."""
         async with self._turn:
+            if self._idle is not None:
+                self._idle.cancel()
             used = self._session is not None
             try:
                 try:
@@ -128,17 +167,47 @@ class Lane:
 
     async def _deliver(self) -> None:
         kind = self._kind
-        if self._session is None:
-            self._session = await smtp.Session.open(self._host, kind.port, self._source)
-            self._sent = 0
-            if kind.size:
-                await self._session.hello()
+        if kind.retry is not None:
+            await self._first_try(kind.retry)
+        session = self._session or await self._open()
+        self._session = session
         if kind.size:
-            await self._session.mail(RECIPIENT, kind.size, kind.rate)
+            await session.mail(RECIPIENT, kind.size, kind.rate, pipelining=kind.pipelining)
             self._sent += 1
-        if self._sent >= kind.reuse or not kind.size:
-            session, self._session = self._session, None
-            await session.quit()
+        if self._sent < kind.reuse and kind.size:
+            self._idle = asyncio.get_running_loop().call_later(kind.keep, self._leave)
+            return
+        self._session = None
+        await (session.quit() if kind.quits else session.close())
+
+    async def _open(self) -> smtp.Session:
+        session = await smtp.Session.open(self._host, self._kind.port, self._source)
+        self._sent = 0
+        if self._kind.size:
+            try:
+                await session.hello()
+            except BaseException:
+                session.abort()
+                raise
+        return session
+
+    async def _first_try(self, retry: float) -> None:
+        """What a server with greylisting makes of a sender that it sees for the first time."""
+        session = await self._open()
+        try:
+            await session.refused(GREYLISTED)
+            with contextlib.suppress(OSError, smtp.SmtpError):
+                await session.quit()  # under stress Postfix closes after the first such reply
+        except BaseException:
+            session.abort()
+            raise
+        await asyncio.sleep(retry)  # this sender's own queue, not a wait
+
+    def _leave(self) -> None:
+        """Nothing to send for long enough: say good-bye."""
+        task = asyncio.create_task(self.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def _drop(self) -> None:
         if self._session is not None:
@@ -146,10 +215,11 @@ class Lane:
             self._session = None
 
     async def close(self) -> None:
-        if self._session is not None:
+        session, self._session = self._session, None
+        if session is not None:
             with contextlib.suppress(OSError, smtp.SmtpError, TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._session.quit()
+                    await session.quit()
 
 
 async def send(mails: list[Mail], start: float, records: Records) -> None:
@@ -167,6 +237,7 @@ async def send(mails: list[Mail], start: float, records: Records) -> None:
 
 async def _attempt(mail: Mail, start: float, lane: Lane, records: Records) -> None:
     due = start + mail.at
+    late = time.time() - due
     error = ""
     try:
         async with asyncio.timeout(due + KINDS[mail.kind].patience - time.time()):
@@ -181,6 +252,7 @@ async def _attempt(mail: Mail, start: float, lane: Lane, records: Records) -> No
         source=mail.source,
         delivered=not error,
         seconds=round(time.time() - due, 4),
+        late=round(late, 4),
         error=error,
     )
 

@@ -80,7 +80,7 @@ class Namespace:
             raise RuntimeError(f"{self.name}: {' '.join(argv)}: {done.stderr.strip()}")
         return done
 
-    def spawn(self, *argv: str, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    def spawn(self, *argv: str, output: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
         """Start `argv` here and go on; what it prints goes to `output`."""
         return subprocess.Popen(
             self.command(*argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output

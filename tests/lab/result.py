@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_address, ip_network
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -16,7 +17,6 @@ NON_REGULAR = frozenset(
 """States of a session that is no longer, or not yet, a session (design 1), as `ss` names them."""
 
 _WINDOW = 3.0
-_PROMPT = 2.0
 _GOOD = 0.9
 
 
@@ -51,13 +51,14 @@ class Mail:
     delivered: bool
     seconds: float
     error: str
+    late: float = 0.0
+    """Seconds by which its sender was late to begin: the machine was too busy."""
 
-    @property
-    def prompt(self) -> bool:
-        """Whether it was delivered with hardly more delay than in peace."""
+    def prompt(self, within: float) -> bool:
+        """Whether it was delivered at most `within` seconds later than its sender needs."""
         kind = KINDS[self.kind]
-        own = kind.size / kind.rate if kind.rate else 0.0
-        return self.delivered and self.seconds <= own + _PROMPT
+        own = (kind.size / kind.rate if kind.rate else 0.0) + (kind.retry or 0.0)
+        return self.delivered and self.seconds <= own + within
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,12 @@ class Result:
     attackers: frozenset[str]
     """Sources that attacked and may be listed: those that completed a handshake."""
     listed: dict[str, float]
-    """Block and black entries: peer as dpsd writes it, to when it was listed."""
+    """Whom the defence shut out, a peer or prefix each, to when: block and black entries of dpsd,
+    bans of fail2ban."""
+    over: float = inf
+    """When the attack was called off: the listings of attackers for how they left don't count."""
+    prompt: float = 2.0
+    """What a mail may take beyond what its sender needs, in seconds, and still be prompt."""
     transcripts: dict[str, str] = field(default_factory=dict)
     """Command lines and what they printed at the end."""
 
@@ -95,6 +101,12 @@ class Result:
         """Delivered as a share of what the same senders (same seed) got delivered in peace."""
         return self.delivered / peace.delivered
 
+    @property
+    def lateness(self) -> float:
+        """By how much the latest twentieth of honest senders were late at least, in seconds."""
+        late = sorted(mail.late for mail in self.mails)
+        return late[int(0.95 * (len(late) - 1))] if late else 0.0
+
     def by_kind(self) -> dict[str, tuple[int, int]]:
         """Kind of sender to (delivered, attempted) during the attack."""
         during = [mail for mail in self.mails if 0 <= mail.at < self.seconds]
@@ -107,14 +119,15 @@ class Result:
         """Seconds until honest mail went through promptly and went on so; None: it never did.
 
         From then on, in every window of 3 s, at least 90 % of the peaceful share of mails is
-        delivered within 2 s of what they take in peace.
+        delivered promptly.
         """
-        before = [mail.prompt for mail in self.mails if mail.at < 0]
+        before = [mail.prompt(self.prompt) for mail in self.mails if mail.at < 0]
         need = _GOOD * (sum(before) / len(before) if before else 1.0)
         recovered: float | None = None
         at = self.seconds - _WINDOW
         while at >= 0:
-            window = [mail.prompt for mail in self.mails if at <= mail.at < at + _WINDOW]
+            due = (mail for mail in self.mails if at <= mail.at < at + _WINDOW)
+            window = [mail.prompt(self.prompt) for mail in due]
             if window and sum(window) < need * len(window):
                 break
             recovered = at
@@ -123,9 +136,11 @@ class Result:
 
     @property
     def blocked(self) -> dict[str, float]:
-        """Attackers that were listed, to when."""
+        """Attackers that were listed while they attacked, to when."""
         return {
-            source: min(times) for source in self.attackers if (times := self._listings(source))
+            source: min(times)
+            for source in self.attackers
+            if (times := [at for at in self._listings(source) if at <= self.over])
         }
 
     @property

@@ -33,11 +33,25 @@ class Session:
     async def hello(self) -> None:
         await self._say("EHLO client.example.net", "250")
 
-    async def mail(self, recipient: str, size: int, rate: float | None = None) -> None:
-        """Send a mail of about `size` bytes, at most `rate` bytes a second."""
-        await self._say("MAIL FROM:<sender@example.net>", "250")
-        await self._say(f"RCPT TO:<{recipient}>", "250")
-        await self._say("DATA", "354")
+    async def mail(
+        self, recipient: str, size: int, rate: float | None = None, *, pipelining: bool = False
+    ) -> None:
+        """Send a mail of about `size` bytes, at most `rate` bytes a second.
+
+        With `pipelining` the envelope goes out in one piece (RFC 2920).
+        """
+        envelope = (
+            ("MAIL FROM:<sender@example.net>", "250"),
+            (f"RCPT TO:<{recipient}>", "250"),
+            ("DATA", "354"),
+        )
+        if pipelining:
+            self._writer.write("".join(line + "\r\n" for line, _ in envelope).encode("ascii"))
+            for _, expected in envelope:
+                await self._expect(expected)
+        else:
+            for line, expected in envelope:
+                await self._say(line, expected)
         self._writer.write(b"From: sender@example.net\r\nSubject: lab\r\n\r\n")
         lines = max(1, size // len(_LINE))
         step = lines if rate is None else max(1, int(rate / 2 / len(_LINE)))
@@ -47,6 +61,11 @@ class Session:
             if rate is not None:
                 await asyncio.sleep(0.5)  # this sender's own slowness, not a wait
         await self._say(".", "250")
+
+    async def refused(self, recipient: str) -> None:
+        """Offer a mail that the server answers with a reply that says: later."""
+        await self._say("MAIL FROM:<sender@example.net>", "250")
+        await self._say(f"RCPT TO:<{recipient}>", "4")
 
     async def quit(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""One labelled run: the network, a real Postfix, honest senders, attackers, and perhaps dpsd."""
+"""One labelled run: network, a real Postfix, honest senders, attackers, and perhaps a defence."""
 
 import contextlib
 import itertools
@@ -15,9 +15,10 @@ from pathlib import Path
 from tests.lab import private
 from tests.lab.agents import Attack
 from tests.lab.dpsd import Dpsd, Section
+from tests.lab.fail2ban import Fail2ban
 from tests.lab.honest import KINDS
 from tests.lab.net import HONEST4, HONEST6, Namespace, Net
-from tests.lab.postfix import Postfix
+from tests.lab.postfix import SMTPD, Postfix
 from tests.lab.records import read
 from tests.lab.result import Mail, Result, Sample, listed
 
@@ -46,35 +47,54 @@ class Trial:
     """None: no dpsd; otherwise changes to its configuration."""
     postfix: Mapping[str, str] = field(default_factory=dict)
     """Changes to main.cf."""
+    port25: tuple[str, ...] = (SMTPD,)
+    """The lines of master.cf that serve port 25."""
     rules: str = ""
     """An nftables ruleset for the mail host, to compare with."""
+    prompt: float = 2.0
+    """How long a mail may wait and still be prompt."""
+    fail2ban: bool = False
+    """Whether fail2ban reads Postfix's log, to compare with."""
 
 
 Watch = Callable[[Sample, int, int], None]
 """Told twice a second: a sample, and how many honest mails were delivered and failed so far."""
 
 
-def run(trial: Trial, watch: Watch | None = None) -> Result:
-    """Carry it out, in a private world. Takes peace + seconds + 5 to 17 s."""
+def run(trial: Trial, watch: Watch | None = None, prefix: str = "") -> Result:
+    """Carry it out, in a private world. Takes peace + seconds + 5 to 17 s.
+
+    Two at a time need a `prefix` each, for the names of their namespaces.
+    """
     directory = private.RUN / f"trial-{next(_numbers)}"
     directory.mkdir()
     with contextlib.ExitStack() as stack:
-        net = stack.enter_context(Net())
+        net = stack.enter_context(Net(prefix))
         if trial.rules:
             net.mail.run("nft", "-f", "-", stdin=trial.rules)
-        stack.enter_context(Postfix(net.mail, **trial.postfix))
-        daemon = None
+        postfix = stack.enter_context(Postfix(net.mail, trial.port25, **trial.postfix))
+        daemon = jail = None
         if trial.dpsd is not None:
             daemon = Dpsd(net.mail, directory / "dpsd", **trial.dpsd)
             stack.enter_context(daemon)
-        return _Run(trial, net, directory, daemon).carry_out(watch)
+        if trial.fail2ban:
+            jail = stack.enter_context(Fail2ban(net.mail, postfix.root))
+        return _Run(trial, net, directory, daemon, jail).carry_out(watch)
 
 
 class _Run:
-    def __init__(self, trial: Trial, net: Net, directory: Path, daemon: Dpsd | None) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        net: Net,
+        directory: Path,
+        daemon: Dpsd | None,
+        jail: Fail2ban | None,
+    ) -> None:
         self._trial = trial
         self._net = net
         self._daemon = daemon
+        self._jail = jail
         self._honest = (directory / "world.jsonl", directory / "mail.jsonl")
         self._attacks = [directory / f"attack-{i}.jsonl" for i in range(len(trial.attacks))]
         self._first = time.time() + _READY
@@ -88,6 +108,7 @@ class _Run:
             honest += map(_spawn, self._senders())
             attacking += map(_spawn, self._agents())
             samples = list(self._samples(honest, watch))
+            over = time.time() - self._start
             for process in attacking:
                 process.send_signal(signal.SIGINT)  # called off: it records what it holds
             for process in honest + attacking:
@@ -97,7 +118,7 @@ class _Run:
             for process in [*honest, *attacking, sink]:
                 process.kill()
                 process.wait()
-        return self._result(samples)
+        return self._result(samples, over)
 
     def _senders(self) -> Iterator[list[str]]:
         trial, net = self._trial, self._net
@@ -154,27 +175,33 @@ class _Run:
             at = record.pop("time") - self._start
             yield Mail(at=at, **record)
 
-    def _result(self, samples: list[Sample]) -> Result:
+    def _result(self, samples: list[Sample], over: float) -> Result:
         opened = (r["source"] for path in self._attacks for r in read(path) if r["opened"])
         attackers = frozenset(opened)
         found: dict[str, float] = {}
-        transcripts: dict[str, str] = {}
         if self._daemon is not None:
             found = listed(self._daemon.json("list"), self._start)
-            asked = [["list"], ["status"]]
-            if found:
-                asked.append(["why", min(found, key=lambda peer: found[peer])])
-            for command in asked:
-                transcripts["dpsd " + " ".join(command)] = self._daemon.cli(*command).stdout
-        return Result(
+        if self._jail is not None:
+            found |= {peer: at - self._start for peer, at in self._jail.banned().items()}
+        result = Result(
             self._trial.label,
             self._trial.seconds,
             list(self._mails()),
             samples,
             attackers,
             found,
-            transcripts,
+            over,
+            self._trial.prompt,
         )
+        if self._daemon is not None:
+            asked = [["list"], ["status"]]
+            if found:
+                asked.append(["why", min(found, key=lambda peer: found[peer])])
+            asked += [["why", peer] for peer in result.wronged]
+            for command in asked:
+                output = self._daemon.cli(*command).stdout
+                result.transcripts["dpsd " + " ".join(command)] = output
+        return result
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
