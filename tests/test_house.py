@@ -20,13 +20,16 @@ KNOWS: dict[str, set[str]] = {
     "dpsd.core": set(),
     "dpsd.errors": set(),
     "dpsd.paths": set(),
-    "dpsd.config": {"core", "errors", "paths"},
+    "dpsd.troff": set(),
+    "dpsd.config": {"core", "errors", "paths", "troff"},
     "dpsd.kernel": {"core", "errors", "paths"},
     "dpsd.store": {"core", "errors", "paths"},
     "dpsd.assembly": {"core", "errors", "config", "kernel"},
     "dpsd.daemon": {"core", "errors", "config", "kernel", "store", "assembly"},
     "dpsd.capture": {"core", "errors", "config", "kernel", "assembly", "daemon"},
-    "dpsd.cli": {"core", "errors", "config", "kernel", "store", "capture", "daemon"},
+    "dpsd.cli": {
+        *("core", "errors", "paths", "troff", "config", "kernel", "store", "capture", "daemon")
+    },
     "migrations": {"errors", "store"},
 }
 EXCEPTIONS = {
