@@ -41,6 +41,7 @@ LIBRARIES = {
     "apscheduler": {"dpsd.daemon"},
     "click": {"dpsd.cli"},
     "nftables": {"dpsd.kernel"},
+    "prometheus_client": {"dpsd.daemon"},
     "pyroute2": {"dpsd.kernel"},
     "rich": {"dpsd.cli"},
     "sqlalchemy": {"dpsd.store", "migrations"},

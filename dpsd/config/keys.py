@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dpsd.config.kinds import (
+    Address,
     Choice,
     Duration,
     Flag,
     Integer,
     Kind,
     ListOf,
+    Local,
     Number,
     Peer,
     Prefix,
     Size,
     SqliteUrl,
+    parse_local,
 )
 from dpsd.core.peers import Network, PeerSize
 
@@ -340,6 +343,24 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a monitoring system may read: numbers only, nobody's address."""
+
+    listen: str = key(
+        Local(),
+        "",
+        "Where metrics are served for Prometheus. Empty: nowhere. A Unix socket is for the daemon's"
+        " user and group.",
+        restart=True,
+    )
+
+    @property
+    def address(self) -> Address | None:
+        """The same, to be listened on."""
+        return parse_local(self.listen)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration, each section by its name. Config() has every default."""
 
@@ -355,6 +376,7 @@ class Config:
     forget: Forget = field(default_factory=Forget)
     lists: Lists = field(default_factory=Lists)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def white(self) -> tuple[Network, ...]:

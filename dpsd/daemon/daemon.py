@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_network
 from pathlib import Path
@@ -24,6 +25,7 @@ from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import AGAIN, Guard
 from dpsd.daemon.keeper import Keeper, News
 from dpsd.daemon.listener import Listener
+from dpsd.daemon.metrics import Metrics
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import conntrack, host
@@ -54,6 +56,8 @@ class Daemon:
         self._engine = assembly.engine(self._config, self._host, Lists())
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
         self._listener: Listener | None = None
+        self._metrics = Metrics(self._config)
+        self._verdicts = Counter[ListName]()
         self._scheduler = AsyncIOScheduler()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -104,6 +108,7 @@ class Daemon:
         await self._guard.load()
         self._guard.watch()
         self._listener.start()
+        self._metrics.open()
         await self._beat()
         self._schedule()
         # What there is now stays: no collection of garbage has to look through it again.
@@ -118,6 +123,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._metrics.close)
         await self._guard.close()
         await self._keeper.close()
 
@@ -127,6 +133,7 @@ class Daemon:
             (self._dump, TICK),
             (self._poll, POLL),
             (self._flush, FLUSH),
+            (self._guard.count, 5.0),
             (self._look_at_host, 30.0),
             (self._prune, 60.0),
             (self._guard.reconcile, 300.0),
@@ -180,6 +187,7 @@ class Daemon:
         self._guard.put([Put(e.list, e.peer, e.expires_at) for e in entries])
         self._end_sessions(self._doomed(key for each in verdicts for key in each.sessions))
         self._keeper.write(Action.ADD, entries)
+        self._verdicts.update(entry.list for entry in entries)
         for entry in entries:
             log.warning("%s", self._told(entry))
 
@@ -267,7 +275,9 @@ class Daemon:
         await self._beat()
 
     async def _beat(self) -> None:
-        await self._keeper.beat(self.mode, self._status())
+        status = self._status()
+        self._metrics.tell(self.mode, status)
+        await self._keeper.beat(self.mode, status)
 
     async def _alive(self) -> None:
         notify("WATCHDOG=1")
@@ -435,6 +445,10 @@ class Daemon:
                 "by_state": engine.sessions.by_state(),
             },
             "peers": len(engine.scores),
+            "lists": {name.value: engine.lists.size(name) for name in ListName},
+            "verdicts": {n.value: self._verdicts[n] for n in (ListName.BLACK, ListName.BLOCK)},
+            "ended": self._guard.ended,
+            "dropped": self._guard.dropped._asdict(),
             "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
             "repairs": self._guard.repairs,
         }
