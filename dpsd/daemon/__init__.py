@@ -5,6 +5,8 @@ clock.py     the engine's time and the wall clock's
 keeper.py    the store, in the one thread that uses it
 guard.py     the nftables table: verdicts in, foreign changes repaired
 listener.py  conntrack's events and dumps into the engine
+metrics.py   the status for Prometheus
+endpoint.py  the web server that it is asked of
 systemd.py   sd_notify
 """
 
