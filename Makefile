@@ -31,8 +31,9 @@ venv: .venv/ready
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
 	touch $@
 
-.lab/ready: .venv/dev tests/lab/postfix.py
+.lab/ready: .venv/dev tests/lab/postfix.py tests/lab/fail2ban.py
 	$(PYTHON) -m tests.lab.postfix install
+	$(PYTHON) -m tests.lab.fail2ban install
 	touch $@
 
 test: .venv/dev .lab/ready

@@ -30,7 +30,7 @@ from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import conntrack, host
 from dpsd.kernel.nftset import TableSpec
-from dpsd.store import Action, PeerRow, Recorded
+from dpsd.store import OPERATOR, Action, PeerRow, Recorded
 
 log = logging.getLogger("dpsd")
 
@@ -235,7 +235,8 @@ class Daemon:
             if added is not (entry.list is ListName.WHITE):  # its packets may be dropped now
                 self._end_sessions(self._doomed(engine.sessions_of(entry.peer)))
             if not added and entry.list is not ListName.WHITE:
-                engine.forgive(entry.peer)
+                # What a program lifts has ended as by its time.
+                (engine.forgive if entry.source == OPERATOR else engine.release)(entry.peer)
             log.info("%s", self._told(entry, record.action))
 
     def _doomed(self, keys: Iterable[Key]) -> list[Key]:
