@@ -121,9 +121,12 @@ class Metrics:
         ProcessCollector(registry=registry)
         try:
             self._endpoint = Endpoint(address, make_wsgi_app(registry))
-        except OSError as error:
-            why = f"metrics.listen: {listen} can't be used: {error.strerror}"
-            log.error("%s; dpsd goes on without metrics until it is restarted", why)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread is to be had
+            why = getattr(error, "strerror", None) or error
+            log.error(
+                "metrics.listen: %s can't be used: %s;"
+                " dpsd goes on without metrics until it is restarted", listen, why
+            )  # fmt: skip
         else:
             log.info("metrics at %s", listen)
 
