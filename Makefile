@@ -11,7 +11,7 @@ PYTHON := .venv/bin/python
 # What runs dpsd, what its tests need beside that, and what the lab does.
 PACKAGES := python3-venv python3-pip python3-hatchling nftables python3-nftables python3-pyroute2 \
   python3-sqlalchemy python3-alembic python3-apscheduler python3-typer python3-rich \
-  iproute2 procps util-linux conntrack
+  python3-prometheus-client iproute2 procps util-linux conntrack groff-base
 MISSING = $(shell dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null \
   | sed -n 's/^installed //p' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort))
 

@@ -363,6 +363,89 @@ def test_a_daemon_that_only_observes(dpsd: Run, url: str) -> None:
         assert "dpsd only observes, nothing is enforced" in dpsd("block", "203.0.113.7").err
 
 
+# --- programs that block ------------------------------------------------------------------------
+
+JAIL = ("--source", "fail2ban:sasl")
+
+
+def test_a_program_lifts_what_it_blocked(dpsd: Run) -> None:
+    assert dpsd("block", "203.0.113.7", "--for", "1h", *JAIL).code == 0
+    assert dpsd("list", "--json").json[0]["source"] == "fail2ban:sasl"
+    assert "by fail2ban:sasl" in dpsd("why", "203.0.113.7").out
+    assert dpsd("unblock", "203.0.113.7", *JAIL).code == 0
+    assert dpsd("list", "--json").json == []
+    again = dpsd("unblock", "203.0.113.7", *JAIL)
+    assert (again.code, again.out) == (1, "")
+
+
+@pytest.mark.parametrize("source", [(), ("--source", "fail2ban:other")])
+@pytest.mark.parametrize("longer", [("--for", "2h"), ("--permanent",)])
+def test_a_program_leaves_longer_blocks_of_others(
+    dpsd: Run, source: tuple[str, ...], longer: tuple[str, ...]
+) -> None:
+    dpsd("block", "203.0.113.7", *longer, *source)
+    before = dpsd("list", "--json").json
+    said = dpsd("block", "203.0.113.7", "--for", "1h", *JAIL)
+    assert said.code == 0
+    assert f"stays on the {before[0]['list']} list" in said.err
+    refused = dpsd("unblock", "203.0.113.7", *JAIL)
+    assert refused.code == 1
+    assert f"by {before[0]['source']}" in refused.err
+    assert dpsd("unblock", *JAIL).code == 1
+    assert dpsd("list", "--json").json == before
+
+
+def test_a_longer_block_of_a_program_takes_the_place_of_a_shorter_one(dpsd: Run) -> None:
+    dpsd("block", "203.0.113.7", "--for", "1h")
+    dpsd("block", "203.0.113.7", "--for", "2h", *JAIL)
+    (entry,) = dpsd("list", "--json").json
+    assert entry["source"] == "fail2ban:sasl"
+
+
+def test_a_program_blocks_again_for_another_time(dpsd: Run, url: str) -> None:
+    dpsd("block", "203.0.113.7", "--for", "2h", *JAIL)
+    dpsd("block", "203.0.113.7", "--for", "1h", *JAIL)
+    with Store.open(url) as store:
+        (entry,) = store.entries(time.time())
+    assert entry.expires_at is not None
+    assert entry.expires_at - entry.created_at == 3600
+
+
+def test_an_operator_overrules_a_program(dpsd: Run) -> None:
+    dpsd("block", "203.0.113.7", "--for", "2h", *JAIL)
+    dpsd("block", "203.0.113.7", "--for", "1h")
+    assert dpsd("list", "--json").json[0]["source"] == "operator"
+    dpsd("block", "203.0.113.8", "--permanent", *JAIL)
+    assert dpsd("unblock", "203.0.113.8").code == 0
+
+
+def test_a_program_lifts_all_that_it_blocked(dpsd: Run) -> None:
+    for number, how in ((1, ("--for", "1h")), (2, ("--permanent",))):
+        dpsd("block", f"203.0.113.{number}", *how, *JAIL)
+        dpsd("block", f"198.51.100.{number}", *how, "--source", "fail2ban:other")
+    dpsd("block", "203.0.113.3")
+    said = dpsd("unblock", *JAIL)
+    assert (said.code, said.err.partition(" ")[0]) == (0, "2")
+    left = {each["peer"] for each in dpsd("list", "--json").json}
+    assert left == {"198.51.100.1", "198.51.100.2", "203.0.113.3"}
+
+
+def test_without_a_peer_or_a_program_nothing_is_lifted(dpsd: Run) -> None:
+    dpsd("block", "203.0.113.3")
+    said = dpsd("unblock")
+    assert said.code == 2
+    assert "--source" in said.err
+    assert listed(dpsd) == [("block", "203.0.113.3")]
+
+
+@pytest.mark.parametrize("name", ["", "score", "config", "operator", "a b", "-x", "a\nb", "x" * 65])
+def test_a_source_is_a_name_that_dpsd_does_not_use(dpsd: Run, name: str) -> None:
+    said = dpsd("block", "203.0.113.3", f"--source={name}")
+    assert said.code == 2
+    assert "--source" in said.err
+    assert listed(dpsd) == []
+
+
 # --- list ---------------------------------------------------------------------------------------
 
 

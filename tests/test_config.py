@@ -220,11 +220,11 @@ def test_proper_times_of_single_ports() -> None:
         ),
         (
             'stress.last_ack = "1m"',
-            "proper_times.last_ack: 30s must be at least as long as stress.last_ack (1m)",
+            "proper_times.last_ack: 50s must be at least as long as stress.last_ack (1m)",
         ),
         (
             'forget.fin_wait = "1m"',
-            "forget.fin_wait: 1m must be longer than proper_times.fin_wait (1m)",
+            "forget.fin_wait: 1m must be longer than proper_times.fin_wait (1m50s)",
         ),
         # tables of single ports
         (
@@ -248,7 +248,7 @@ def test_proper_times_of_single_ports() -> None:
         ("[stress.587]\nfin_wait = 5", "stress.587.fin_wait: 5 has no unit; write a duration"),
         (
             '[stress.587]\nlast_ack = "1m"',
-            "proper_times.last_ack: 30s must be at least as long as stress.587.last_ack (1m)",
+            "proper_times.last_ack: 50s must be at least as long as stress.587.last_ack (1m)",
         ),
         (
             '[proper_times.587]\nlast_ack = "4s"',
@@ -450,6 +450,51 @@ def test_what_changed_and_what_of_it_needs_a_restart() -> None:
     assert changed(old, new) == ["protect.slots", "peers.ipv4_prefix", "store.url"]
     assert needs_restart(old, new) == ["peers.ipv4_prefix", "store.url"]
     assert needs_restart(old, replace(old, protect=new.protect)) == []
+
+
+# --- where metrics are served -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", None),
+        ("127.0.0.1:9975", ("127.0.0.1", 9975)),
+        ("127.3.2.1:1", ("127.3.2.1", 1)),
+        ("[::1]:65535", ("::1", 65535)),
+        ("unix:/run/dpsd/metrics.sock", Path("/run/dpsd/metrics.sock")),
+        ("/run/dpsd/metrics.sock", Path("/run/dpsd/metrics.sock")),
+    ],
+)
+def test_metrics_are_served_on_this_host_or_nowhere(text: str, address: object) -> None:
+    config = parse(f'[metrics]\nlisten = "{text}"')
+    assert config.metrics.address == address
+    assert bool(needs_restart(Config(), config)) is bool(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("0.0.0.0:9975", "loopback"),
+        ("192.0.2.1:9975", "192.0.2.1 can be reached by others"),
+        ("[::]:9975", "loopback"),
+        ("[2001:db8::1]:9975", "loopback"),
+        ("localhost:9975", "127.0.0.1:PORT"),
+        ("::1:9975", "127.0.0.1:PORT"),
+        ("127.0.0.1", "127.0.0.1:PORT"),
+        ("127.0.0.1:0", "127.0.0.1:PORT"),
+        ("127.0.0.1:65536", "127.0.0.1:PORT"),
+        ("127.0.0.1.5:9975", "metrics.listen"),
+        ("unix:run/metrics.sock", "127.0.0.1:PORT"),
+        ("unix:/run/dpsd/", "127.0.0.1:PORT"),
+        ("/run/" + 103 * "x", "at most 107 bytes"),
+        ("9975", "127.0.0.1:PORT"),
+    ],
+)
+def test_metrics_are_never_served_to_others(text: str, why: str) -> None:
+    told = refusal(f'[metrics]\nlisten = "{text}"')
+    assert "metrics.listen" in told
+    assert why in told
 
 
 # --- the texts agree with the code --------------------------------------------------------------

@@ -20,14 +20,18 @@ KNOWS: dict[str, set[str]] = {
     "dpsd.core": set(),
     "dpsd.errors": set(),
     "dpsd.paths": set(),
-    "dpsd.config": {"core", "errors", "paths"},
+    "dpsd.troff": set(),
+    "dpsd.config": {"core", "errors", "paths", "troff"},
     "dpsd.kernel": {"core", "errors", "paths"},
     "dpsd.mta": {"core", "errors"},
     "dpsd.store": {"core", "errors", "paths"},
     "dpsd.assembly": {"core", "errors", "config", "kernel", "mta"},
     "dpsd.daemon": {"core", "errors", "config", "kernel", "mta", "store", "assembly"},
     "dpsd.capture": {"core", "errors", "config", "kernel", "assembly", "daemon"},
-    "dpsd.cli": {"core", "errors", "config", "kernel", "store", "assembly", "capture", "daemon"},
+    "dpsd.cli": {
+        *("core", "errors", "paths", "troff", "config", "kernel", "store", "assembly"),
+        *("capture", "daemon"),
+    },
     "migrations": {"errors", "store"},
 }
 EXCEPTIONS = {
@@ -39,6 +43,7 @@ LIBRARIES = {
     "apscheduler": {"dpsd.daemon"},
     "click": {"dpsd.cli"},
     "nftables": {"dpsd.kernel"},
+    "prometheus_client": {"dpsd.daemon"},
     "pyroute2": {"dpsd.kernel"},
     "rich": {"dpsd.cli"},
     "sqlalchemy": {"dpsd.store", "migrations"},

@@ -296,11 +296,13 @@ def test_blocks_since_counts_verdicts_that_nobody_lifted(store: Store) -> None:
         store.commit([add(each)])
     assert store.blocks_since(10.0) == {first.peer: [10.0, 20.0], other.peer: [30.0]}
     assert store.blocks_since(10.1) == {first.peer: [20.0], other.peer: [30.0]}
-    store.commit([remove(black)])
+    store.commit([remove(entry(source="fail2ban:x"))])  # a program's own block was over
+    assert first.peer in store.blocks_since(10.0)
+    store.commit([remove(entry(name=BLACK, source="operator"))])
     assert store.blocks_since(10.0) == {other.peer: [30.0]}
     store.commit([add(entry(created=600.0))])
     assert store.blocks_since(10.0) == {other.peer: [30.0], first.peer: [600.0]}
-    store.commit([remove(entry(created=600.0), at=700.0)])
+    store.commit([remove(entry(created=600.0, source="operator"), at=700.0)])
     assert store.blocks_since(10.0) == {other.peer: [30.0]}
 
 

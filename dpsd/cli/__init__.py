@@ -8,6 +8,7 @@ comparing.py what two policies make of a capture
 status.py    what `status` and `check` tell
 output.py    tables, JSON, times and messages
 own.py       this host's own addresses
+manual.py    the manual page dpsd(8), from the help
 """
 
 from dpsd.cli.app import main

@@ -6,6 +6,7 @@ Everything that takes long to import is imported by the command that needs it.
 # ruff: noqa: PLC0415, UP045 - for the two reasons above
 
 import gc
+import re
 import signal
 import sys
 import time
@@ -43,6 +44,7 @@ _PEER = typer.Argument(..., metavar="PEER", help="An address or a prefix, IPv4 o
 _FOR = typer.Option(None, "--for", metavar="TIME", help="How long: 90s, 15m, 2h, 7d, 1h30m.")
 _REASON = typer.Option("", "--reason", metavar="TEXT", help="Kept and shown with the entry.")
 _JSON = typer.Option(False, "--json", help="For programs.")
+_RESERVED = ("operator", "score", "config")  # sources of entries that dpsd makes itself
 
 
 def main() -> None:
@@ -168,12 +170,17 @@ def _block(
     for_: Optional[str] = _FOR,
     permanent: bool = typer.Option(False, "--permanent", help="For good: on the black list."),
     reason: str = _REASON,
+    source: Optional[str] = typer.Option(
+        None, "--source", metavar="NAME", help="The program that blocks, if not an operator."
+    ),
     config: Optional[Path] = _HERE,
 ) -> None:
     """Drop a peer's packets to the mail ports.
 
     Without --for or --permanent, for as long as the configuration says (policy.block_for).
     Blocking again replaces the time. A bare IPv6 address means its whole /64.
+
+    What a program blocks (--source) never replaces what another source blocked for longer.
 
     \b
     Examples:
@@ -189,19 +196,36 @@ def _block(
         default = None if permanent else editor.config.policy.block_for
         return editor.block(network, default if asked is None else asked, why)
 
-    _edit(ctx, config, peer, change)
+    _edit(ctx, config, peer, change, source)
 
 
 @app.command("unblock")
-def _unblock(ctx: typer.Context, peer: str = _PEER, config: Optional[Path] = _HERE) -> None:
+def _unblock(
+    ctx: typer.Context,
+    peer: Optional[str] = typer.Argument(
+        None, metavar="[PEER]", help="An address or a prefix, IPv4 or IPv6."
+    ),
+    source: Optional[str] = typer.Option(
+        None, "--source", metavar="NAME", help="Only if it was blocked by this program."
+    ),
+    config: Optional[Path] = _HERE,
+) -> None:
     """Take a peer off the block and black lists.
+
+    With --source and no PEER, everything that this program blocked.
 
     \b
     Examples:
       dpsd unblock 203.0.113.7
       dpsd unblock 198.51.100.0/24
+      dpsd unblock --source fail2ban:postfix-sasl
     """
-    _edit(ctx, config, peer, lambda editor, network: editor.unblock(network))
+    if peer is None and source is None:
+        raise BadArgument("name a PEER, or with --source the program whose blocks to lift")
+    if peer is None:
+        _commit(_config(ctx, config), lambda editor: editor.unblock_all(), source)
+    else:
+        _edit(ctx, config, peer, lambda editor, network: editor.unblock(network), source)
 
 
 @app.command("allow")
@@ -438,20 +462,37 @@ def _reason(text: str) -> str:
     return text
 
 
+def _source(name: str) -> str:
+    """A program's name as the source of entries; not one that dpsd itself goes by."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.:@+-]{0,63}", name, re.ASCII) or name in _RESERVED:
+        raise BadArgument(
+            "--source: must be a name of up to 64 letters, digits and .:_@+-, other than"
+            f" {', '.join(_RESERVED)}"
+        )
+    return name
+
+
 def _edit(
     ctx: typer.Context,
     here: Path | None,
     peer: str,
     change: Callable[["Editor", Network], "Done"],
+    source: str | None = None,
 ) -> None:
-    """Make one change of the lists, tell it, and wait until the daemon has applied it."""
-    from dpsd.cli.editing import Editor, wait_until_applied
-    from dpsd.store import Store
-
+    """Make one change of what the lists say about a peer."""
     settings = _config(ctx, here)
     network = _network(peer, settings.peers.size)
+    _commit(settings, lambda editor: change(editor, network), source)
+
+
+def _commit(settings: Config, change: Callable[["Editor"], "Done"], source: str | None) -> None:
+    """Make one change of the lists, tell it, and wait until the daemon has applied it."""
+    from dpsd.cli.editing import Editor, wait_until_applied
+    from dpsd.store import OPERATOR, Store
+
+    by = OPERATOR if source is None else _source(source)
     with Store.open(settings.store.url) as store:
-        done = change(Editor(store, settings, time.time()), network)
+        done = change(Editor(store, settings, time.time(), by))
         for warning in done.warnings:
             output.warn(warning)
         applied = "" if done.revision is None else wait_until_applied(store, done.revision)

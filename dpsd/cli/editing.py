@@ -7,6 +7,7 @@ the store raises.
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 from dpsd.cli import own
 from dpsd.cli.output import moment
@@ -16,11 +17,11 @@ from dpsd.core.given import CONFIG, HOST, OWN, POSTFIX
 from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.errors import BadArgument, NotSo, Unavailable
-from dpsd.store import Action, Record, Store
+from dpsd.store import OPERATOR, Action, Record, Store
 
-SOURCE = "operator"
 PATIENCE = 5.0  # seconds to wait for the daemon
 _POLL = 0.02  # seconds
+_BLOCKING = (ListName.BLACK, ListName.BLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +35,27 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Editor:
-    """An operator's hand on the lists, at one instant (s since the epoch)."""
+    """An operator's hand on the lists, at one instant (s since the epoch).
+
+    Or a program's: another source overrules nobody else's blocks, and lifts only its own.
+    """
 
     store: Store
     config: Config
     now: float
+    source: str = OPERATOR
 
     def block(self, peer: Network, seconds: float | None, reason: str) -> Done:
         """Put a peer on the block list for so long, or on the black one for good (None)."""
         self._refuse_own(peer)
         covering = self._covering(peer)
+        if (other := self._longer(peer, covering, seconds)) is not None:
+            until = _until(other.expires_at, self.now)
+            name = self._name(peer)
+            return Done(f"{name} stays on the {other.list} list {until}, by {other.source}", None)
         # An operator's word comes before what the host and its mail server say of just this peer.
-        freed = [e for e in covering if e.source in (HOST, POSTFIX) and e.peer == peer]
+        given = (HOST, POSTFIX) if self.source == OPERATOR else ()
+        freed = [e for e in covering if e.source in given and e.peer == peer]
         found = [e for e in covering if e not in freed]
         inside = self._white_inside(peer)
         if seconds is not None:
@@ -66,7 +76,17 @@ class Editor:
 
     def unblock(self, peer: Network) -> Done:
         """Take a peer off the block and black lists."""
-        return self._take_off(peer, (ListName.BLACK, ListName.BLOCK))
+        return self._take_off(peer, _BLOCKING)
+
+    def unblock_all(self) -> Done:
+        """Take everything of this source off the block and black lists."""
+        own = [entry for name in _BLOCKING for entry in self.store.entries(self.now, name)]
+        own = [entry for entry in own if entry.source == self.source]
+        if not own:
+            raise NotSo(f"nobody is on the black or block list by {self.source}")
+        number = self.store.commit([self._removal(entry) for entry in own])
+        what = "1 entry" if len(own) == 1 else f"{len(own)} entries"
+        return Done(f"{what} by {self.source} taken off the black and block lists", number)
 
     def disallow(self, peer: Network) -> Done:
         """Take a peer off the white list."""
@@ -85,6 +105,12 @@ class Editor:
     def _take_off(self, peer: Network, names: tuple[ListName, ...]) -> Done:
         found = [entry for entry in self._covering(peer) if entry.list in names]
         exact = [entry for entry in found if entry.peer == peer]
+        if self.source != OPERATOR:
+            others = [entry for entry in exact if entry.source != self.source]
+            exact = [entry for entry in exact if entry.source == self.source]
+            if others and not exact:
+                told = " and ".join(f"the {e.list} list by {e.source}" for e in others)
+                raise NotSo(f"{self._name(peer)} is on {told}, not by {self.source}: it stays")
         wider = [
             f"{self._name(entry.peer)}, which covers it, is on the {entry.list} list"
             for entry in found
@@ -100,20 +126,29 @@ class Editor:
     def _put(self, entry: Entry, freed: Iterable[Entry], warnings: list[str]) -> Done:
         records = [Record(Action.ADD, entry, self.now), *map(self._removal, freed)]
         number = self.store.commit(records)
-        until = "for good"
-        if entry.expires_at is not None:
-            left = format_duration(entry.expires_at - self.now)
-            until = f"until {moment(entry.expires_at)} ({left})"
+        until = _until(entry.expires_at, self.now)
         message = f"{self._name(entry.peer)} is on the {entry.list} list {until}"
         return Done(message, number, warnings)
 
     def _entry(self, name: ListName, peer: Network, reason: str, seconds: float | None) -> Entry:
         until = None if seconds is None else self.now + seconds
-        return Entry(name, peer, reason, SOURCE, self.now, until)
+        return Entry(name, peer, reason, self.source, self.now, until)
 
     def _removal(self, entry: Entry) -> Record:
-        by = Entry(entry.list, entry.peer, "", SOURCE, self.now)
+        by = Entry(entry.list, entry.peer, "", self.source, self.now)
         return Record(Action.REMOVE, by, self.now)
+
+    def _longer(self, peer: Network, found: Iterable[Entry], seconds: float | None) -> Entry | None:
+        """What somebody else has blocked at least as long already, which a program leaves alone."""
+        ends = inf if seconds is None else self.now + seconds
+        others = (
+            entry
+            for entry in found
+            if entry.peer == peer and entry.list in _BLOCKING and entry.source != self.source
+        )
+        if self.source == OPERATOR:
+            return None
+        return next((e for e in others if (e.expires_at or inf) >= ends), None)
 
     def _covering(self, peer: Network) -> list[Entry]:
         return self.store.covering(peer, self.now)
@@ -152,6 +187,12 @@ class Editor:
             if holds(peer, protected):
                 what = f"{self._name(protected)}, which is protected (protect.addresses)"
                 raise BadArgument(f"{self._name(peer)} can't be blocked: it covers {what}")
+
+
+def _until(expires_at: float | None, now: float) -> str:
+    if expires_at is None:
+        return "for good"
+    return f"until {moment(expires_at)} ({format_duration(expires_at - now)})"
 
 
 def holds(wide: Network, narrow: Network) -> bool:

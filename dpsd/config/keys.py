@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dpsd.config.kinds import (
+    Address,
     Choice,
     Duration,
     Flag,
@@ -17,12 +18,14 @@ from dpsd.config.kinds import (
     Integer,
     Kind,
     ListOf,
+    Local,
     Number,
     OrAuto,
     Peer,
     Prefix,
     Size,
     SqliteUrl,
+    parse_local,
 )
 from dpsd.core.peers import Network, PeerSize
 
@@ -37,6 +40,11 @@ class Key:
     default: object  # as written in TOML
     doc: str
     restart: bool = False  # whether a change takes effect only when the daemon is restarted
+
+    def terms(self) -> str:
+        """What may be written, and whether a reload is enough: a sentence."""
+        terms = self.kind.describe() + ("; a change needs a restart" if self.restart else "")
+        return f"{terms[0].upper()}{terms[1:]}."
 
 
 def key(kind: Kind[T], default: object, doc: str, *, restart: bool = False) -> T:
@@ -392,6 +400,24 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a monitoring system may read: numbers only, nobody's address."""
+
+    listen: str = key(
+        Local(),
+        "",
+        "Where metrics are served for Prometheus. Empty: nowhere. A Unix socket is for the daemon's"
+        " user and group.",
+        restart=True,
+    )
+
+    @property
+    def address(self) -> Address | None:
+        """The same, to be listened on."""
+        return parse_local(self.listen)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration, each section by its name. Config() has every default."""
 
@@ -407,6 +433,7 @@ class Config:
     forget: Forget = field(default_factory=Forget)
     lists: Lists = field(default_factory=Lists)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def white(self) -> tuple[Network, ...]:

@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from dpsd.core.peers import SHORTEST, Network, PeerSize, parse_network
@@ -24,6 +26,12 @@ _BYTES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZE = re.compile(rf"([0-9]{{1,9}})({'|'.join(_BYTES)})")
 
 LONGEST = "3650d"  # of all durations; ten years
+
+Address = Path | tuple[str, int]
+"""Where something listens on this host: a Unix socket, or a loopback address and a port."""
+_IP_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})")
+_SOCKET_PATH = re.compile(r"(?:unix:)?(/[^\x00-\x1f]*[^\x00-\x1f/])")
+_SOCKET_PATH_BYTES = 107  # sockaddr_un has no room for more
 
 
 class Kind(Protocol[T_co]):
@@ -211,6 +219,39 @@ class SqliteUrl:
 
     def describe(self) -> str:
         return '"sqlite:///" and the absolute path of a file, so with four slashes'
+
+
+def parse_local(text: str) -> Address | None:
+    """Where to listen on this host; None of an empty text. Raises ValueError with the reason."""
+    if not text:
+        return None
+    if path := _SOCKET_PATH.fullmatch(text):
+        if len(path[1].encode()) > _SOCKET_PATH_BYTES:
+            raise ValueError(f"a socket's path has at most {_SOCKET_PATH_BYTES} bytes")
+        return Path(path[1])
+    found = _IP_PORT.fullmatch(text)
+    if not found or not 1 <= int(found[3]) <= 65535:
+        raise ValueError(f"must be {Local().describe()}, not {written(text)}")
+    host = ip_address(found[1] or found[2])
+    if not host.is_loopback:
+        raise ValueError(
+            f"{host} can be reached by others, and nobody is asked for a password: must be a"
+            " loopback address"
+        )
+    return str(host), int(found[3])
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Where to listen so that only this host gets there, or nowhere; kept as written."""
+
+    def read(self, value: object) -> str:
+        text = _text(value, "an address")
+        parse_local(text)
+        return text
+
+    def describe(self) -> str:
+        return '"127.0.0.1:PORT", "[::1]:PORT", "unix:/PATH" or ""'
 
 
 @dataclass(frozen=True, slots=True)

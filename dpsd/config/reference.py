@@ -1,11 +1,12 @@
 """The reference of dpsd.toml, written from the keys: etc/dpsd.toml and docs/configuration.md.
 
-`python -m dpsd.config.reference` writes both anew, in a checkout.
+`python -m dpsd.config.reference` writes both anew, in a checkout, and the manual page as well.
 """
 
 from collections.abc import Iterator
 from textwrap import wrap
 
+from dpsd.config import manual
 from dpsd.config.keys import Key
 from dpsd.config.kinds import written
 from dpsd.config.loading import SECTIONS, keys_of
@@ -46,18 +47,11 @@ def _section_doc(cls: type) -> str:
 
 
 def _toml_key(name: str, key: Key) -> str:
-    return f"\n{_comment(key.doc)}{_comment(_terms(key))}#{name} = {written(key.default)}\n"
+    return f"\n{_comment(key.doc)}{_comment(key.terms())}#{name} = {written(key.default)}\n"
 
 
 def _markdown_key(name: str, key: Key) -> str:
-    return f"\n**`{name} = {written(key.default)}`**\\\n{key.doc}\\\n*{_terms(key)}*\n"
-
-
-def _terms(key: Key) -> str:
-    """What may be written, and whether a reload is enough."""
-    restart = "; a change needs a restart" if key.restart else ""
-    terms = key.kind.describe() + restart
-    return f"{terms[0].upper()}{terms[1:]}."
+    return f"\n**`{name} = {written(key.default)}`**\\\n{key.doc}\\\n*{key.terms()}*\n"
 
 
 def _comment(text: str) -> str:
@@ -70,6 +64,7 @@ def main() -> None:
     page = shipped("docs/configuration.md")
     head, mark, _ = page.read_text().partition(MARK)
     page.write_text(f"{head}{mark or MARK}\n{markdown()}")
+    shipped("docs/man/dpsd.toml.5").write_text(manual.page())
 
 
 if __name__ == "__main__":

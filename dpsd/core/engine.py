@@ -19,7 +19,7 @@ from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.progress import greeted, words
 from dpsd.core.reaper import Haste, reap
-from dpsd.core.scores import Kind, Peer, Scores, Seen
+from dpsd.core.scores import MOST_TRUST, Kind, Peer, Scores, Seen
 from dpsd.core.sessions import (
     CLOSED,
     ESTABLISHED,
@@ -46,7 +46,10 @@ class Verdict:
 STRESS_LASTS = 30.0  # seconds that stress and swarms outlast their cause: attackers come back
 OPENED_OVER = 2.0  # seconds over which the rate of new sessions is smoothed
 SWARM = 4  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
-FEW = 20  # up to a slot in so many a peer holds few: its sessions count once until it comes back
+FEW = 16  # up to a slot in so many a peer holds few: its sessions count once until it comes back
+# Credit for a session that delivered nothing, but went and closed as it should, and the most of it.
+REGULAR, REGULAR_MOST = 0.25, 3.0
+FEW_MOST = 1.5  # times evidence.overstay_most is what they cost together by staying
 ALONE = 0.6  # share of a session's cost for such a peer, unless there is a swarm
 TRUSTED = 2.0  # from this patience on a peer pays less for it
 UNANSWERED = 0.5  # share of a session's cost while the server may owe it an answer
@@ -222,11 +225,11 @@ class Engine:
         if progress is None or self.sessions.delivered(session):
             return  # it only waited for its next mail
         server = self.sessions.server
-        if progress.blames_server(server) or progress.is_served_slowly(server):
+        if progress.blames_server(server):
             return
         if not self.sessions.measured:  # it may have been of use: without counters nobody knows
             return
-        cost = self.policy.crowd_cost * self.stress * (UNANSWERED if progress.owed_at else 1.0)
+        cost = self.policy.crowd_cost * self.stress * (UNANSWERED if progress.waits() else 1.0)
         cost *= min(1.0, TRUSTED / self.scores.patience(peer, now))
         if self._holds_few(peer):
             if session.since <= peer.ended_at:  # its network may have failed: it didn't return
@@ -342,7 +345,9 @@ class Engine:
 
     def _has_trusted(self, prefix: bytes) -> bool:
         """Whether any peer with this prefix has delivered mail."""
-        return any(peer.trust > 0 and peer.key.startswith(prefix) for peer in self.scores)
+        return any(
+            peer.trust > REGULAR_MOST and peer.key.startswith(prefix) for peer in self.scores
+        )
 
     def _judge_rare(
         self, note: Note, session: Session, what: float | Measure | None, guilty: "_Guilty",
@@ -371,8 +376,8 @@ class Engine:
         is_open = session.state == State.ESTABLISHED
         cost = seconds * self.policy.overstay_cost(self.stress, is_open)
         most = self.policy.overstay_most
-        if is_open and self._holds_few(peer):
-            most = min(most, 2 * most / max(1, peer.open))
+        if self._holds_few(peer):
+            most = min(most, FEW_MOST * most / max(1, peer.open))
         cost = max(0.0, min(cost, most - session.charged))
         first = not session.charged
         session.charged += cost
@@ -412,8 +417,10 @@ class Engine:
             return
         version = self.sessions.version(session)
         said = words(measure, version)
-        if said >= policy.delivered_bytes and session.state != State.CLOSE:
-            self.scores.delivered(peer, now)
+        if session.state != State.CLOSE and said > policy.empty_bytes:
+            delivered = said >= policy.delivered_bytes
+            worth, most = (1.0, MOST_TRUST) if delivered else (REGULAR, REGULAR_MOST)
+            self.scores.credit(peer, worth, most, now)
         if said <= policy.empty_bytes and greeted(measure, version):  # else it waited in vain
             kind = Kind.ABORT if session.state == State.CLOSE else Kind.EMPTY
             self._of_no_use(peer, session, kind, guilty, now)

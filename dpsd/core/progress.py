@@ -17,8 +17,11 @@ OWED = 10.0  # seconds that a server may take to answer before the peer's clock 
 OWED_AT_LEAST = 1.0  # the same, when it answers others at once
 OWED_A_MAIL = 30.0  # the same, when it may have a whole mail to look through
 HUNG = 120.0  # seconds for which a server that answers nobody is to blame, and not its peers
-SLOW_FOR = 30.0  # seconds after which the slowest answer counts half
-TALK = 64  # bytes from which on a peer that was answered may have asked more than HELO already
+SLOWER = 0.3  # weight of an answer that took longer than the pace
+FASTER = 30.0  # seconds in which the pace falls to half of it, where answers take less long
+SLOWEST = 2.0  # how many times as long as the pace an answer may take
+SLOW = 0.5  # seconds; from this pace on a server is slow
+TALK = 48  # bytes from which on a peer that was answered may have asked more than HELO already
 ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
 
 
@@ -36,22 +39,27 @@ def greeted(measure: Measure, version: int) -> bool:
 class Server:
     """How the server has been answering lately, no matter whom.
 
-    answered_at: when it last said anything; slowest: seconds, of the slowest late answer.
+    answered_at: when it last answered something; spoke_at: when it last said anything, be it a
+    greeting; pace: seconds that its slower answers take.
     """
 
     answered_at: float = 0.0
-    slowest: float = 0.0
+    spoke_at: float = 0.0
+    pace: float = 0.0
 
     def answered(self, after: float, now: float) -> None:
         """Take note of an answer that took so many seconds."""
-        faded = self.slowest * 2.0 ** ((self.answered_at - now) / SLOW_FOR)
-        self.slowest, self.answered_at = max(after, faded), now
+        if after > self.pace:
+            self.pace += (after - self.pace) * SLOWER
+        else:
+            self.pace = max(after, self.pace * 2.0 ** ((self.answered_at - now) / FASTER))
+        self.answered_at = self.spoke_at = now
 
     def patience(self, since: float) -> float:
         """For how many seconds it may owe an answer since then before that can't be its fault."""
-        if self.answered_at <= since:  # nobody was answered meanwhile
+        if self.spoke_at <= since:  # it is silent altogether
             return OWED
-        return min(OWED, max(OWED_AT_LEAST, 2 * self.slowest))
+        return min(OWED, max(OWED_AT_LEAST, SLOWEST * self.pace))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +81,9 @@ class Progress:
 
     until: up to when it was of use; at: the last dump that told; said, answered: bytes without
     headers from the peer and the server; owed_at: since when the server may owe an answer, 0 if it
-    doesn't; owed: whether it surely does; lent: seconds that the clock stood still for that;
-    forgotten_at: when the kernel will forget the session if it stays silent.
+    doesn't; owed: whether it surely does; unfinished: whether the peer went on speaking before it
+    was answered; lent: seconds that the clock stood still for that; forgotten_at: when the kernel
+    will forget the session if it stays silent.
     """
 
     until: float
@@ -84,6 +93,7 @@ class Progress:
     answered: int = 0
     owed_at: float = 0.0
     owed: bool = False
+    unfinished: bool = False
     lent: float = 0.0
     forgotten_at: float = 0.0
 
@@ -91,14 +101,17 @@ class Progress:
         """For how many seconds it had been of no use when it was last looked at."""
         return self.at - self.until
 
-    def blames_server(self, server: Server) -> bool:
-        """Whether it waits for an answer while the server answers nobody at all."""
-        waits = self.owed and self.at - self.owed_at <= HUNG
-        return waits and server.answered_at <= self.owed_at
+    def waits(self) -> bool:
+        """Whether it may be waiting for an answer."""
+        return bool(self.owed_at) and not self.unfinished
 
-    def is_served_slowly(self, server: Server) -> bool:
-        """Whether it may wait for an answer, for no longer than others had to lately."""
-        return bool(self.owed_at) and self.at - self.owed_at <= 2 * server.slowest
+    def blames_server(self, server: Server) -> bool:
+        """Whether that is the server's fault: it answers nobody, or others as slowly."""
+        waiting = self.at - self.owed_at
+        if not self.waits():
+            return False
+        answers_nobody = self.owed and server.answered_at <= self.owed_at and waiting <= HUNG
+        return answers_nobody or waiting <= SLOWEST * server.pace
 
     def measured(
         self, measure: Measure, version: int, useful: Useful, server: Server, now: float
@@ -112,8 +125,10 @@ class Progress:
         if not self.greeted:
             self.until = now
         else:
-            if heard:
-                server.answered(now - self.owed_at if self.owed_at else 0.0, now)
+            if heard and (spoke or self.owed):
+                server.answered(now - self.owed_at if self.owed else 0.0, now)
+            elif heard:  # a greeting
+                server.spoke_at = now
             self._turn(spoke, heard, said, useful, server, now)
             if spoke:
                 self.until += (said - self.said) / useful.rate
@@ -127,11 +142,12 @@ class Progress:
     ) -> None:
         """Whose turn is it? The clock stands still while it is the server's."""
         if heard:
-            self.lent, self.owed = 0.0, False
+            self.lent, self.owed, self.unfinished = 0.0, False, False
             # It may have asked once more. HELO alone is answered, unless the server is slow.
-            asks = spoke and (said >= TALK or server.slowest >= OWED_AT_LEAST)
+            asks = spoke and (said >= TALK or server.pace >= SLOW)
             self.owed_at = now if asks else 0.0
         elif spoke:
+            self.unfinished = self.owed
             self.until -= self.lent  # it went on with what it had begun: nothing was owed yet
             self.lent, self.owed_at, self.owed = 0.0, now, True
         elif self.owed_at:

@@ -192,11 +192,14 @@ class Scores:
         self.changed.add(peer.key)
         return peer.score
 
-    def delivered(self, peer: Peer, now: float) -> None:
-        """Count a session that was of use and closed as it should be."""
-        peer.trust = min(MOST_TRUST, self.trust(peer, now)) + 1
-        peer.trusted_at = now
-        self.changed.add(peer.key)
+    def credit(self, peer: Peer, worth: float, most: float, now: float) -> None:
+        """Count a session that was of use and closed as it should be, unless the peer has `most`
+        to its credit already."""
+        trust = self.trust(peer, now)
+        if trust < most:
+            peer.trust = min(most, trust + worth)
+            peer.trusted_at = now
+            self.changed.add(peer.key)
 
     def trust(self, peer: Peer, now: float) -> float:
         """How many deliveries a peer has to its credit, each faded since."""

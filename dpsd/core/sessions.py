@@ -310,11 +310,13 @@ class Sessions:
         session.round = self._round
         if state != session.state:
             self._move(session, state, flags, server_flags, now, notes)
+        if self.measured is None:
+            self.measured = measure.octets is not None
+        if session.state != ESTABLISHED:  # what the server says at its end is a farewell, no answer
+            return
         progress = session.progress
         if progress is None:
             progress = session.progress = Progress(session.since, session.since)
-        if self.measured is None:
-            self.measured = measure.octets is not None
         if measure.octets is not None:
             self.measured = True
             progress.measured(measure, self.version(session), self.useful, self.server, now)

@@ -7,6 +7,8 @@ guard.py       the nftables table: verdicts in, foreign changes repaired
 listener.py    conntrack's events and dumps into the engine
 leaks.py       when the server's own leaks are worth a warning
 mailserver.py  what the mail server said last
+metrics.py     the status for Prometheus
+endpoint.py    the web server that it is asked of
 systemd.py     sd_notify
 """
 

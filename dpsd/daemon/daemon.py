@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_network
 from pathlib import Path
@@ -27,11 +28,12 @@ from dpsd.daemon.keeper import Keeper, News
 from dpsd.daemon.leaks import MINUTE, Leaks
 from dpsd.daemon.listener import Listener
 from dpsd.daemon.mailserver import MailServer
+from dpsd.daemon.metrics import Metrics
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import conntrack, host
 from dpsd.kernel.nftset import TableSpec
-from dpsd.store import Action, PeerRow, Recorded, evidence_json, evidence_of
+from dpsd.store import OPERATOR, Action, PeerRow, Recorded, evidence_json, evidence_of
 
 log = logging.getLogger("dpsd")
 
@@ -59,6 +61,8 @@ class Daemon:
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
         self._listener: Listener | None = None
         self._leaks = Leaks()
+        self._metrics = Metrics(self._config)
+        self._verdicts = Counter[ListName]()
         self._scheduler = AsyncIOScheduler()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -111,6 +115,7 @@ class Daemon:
         await self._guard.load()
         self._guard.watch()
         self._listener.start()
+        self._metrics.open()
         await self._beat()
         self._schedule()
         # What there is now stays: no collection of garbage has to look through it again.
@@ -125,6 +130,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._metrics.close)
         await self._guard.close()
         await self._keeper.close()
 
@@ -134,6 +140,7 @@ class Daemon:
             (self._dump, TICK),
             (self._poll, POLL),
             (self._flush, FLUSH),
+            (self._guard.count, 5.0),
             (self._look_at_host, 30.0),
             (self._count_knocks, 30.0),
             (self._prune, 60.0),
@@ -190,6 +197,7 @@ class Daemon:
         self._guard.put([Put(e.list, e.peer, e.expires_at) for e in entries])
         self._end_sessions(self._doomed(key for each in verdicts for key in each.sessions))
         self._keeper.write(Action.ADD, entries)
+        self._verdicts.update(entry.list for entry in entries)
         for entry in entries:
             log.warning("%s", self._told(entry))
 
@@ -237,7 +245,8 @@ class Daemon:
             if added is not (entry.list is ListName.WHITE):  # its packets may be dropped now
                 self._end_sessions(self._doomed(engine.sessions_of(entry.peer)))
             if not added and entry.list is not ListName.WHITE:
-                engine.forgive(entry.peer)
+                # What a program lifts has ended as by its time.
+                (engine.forgive if entry.source == OPERATOR else engine.release)(entry.peer)
             log.info("%s", self._told(entry, record.action))
         others = (record.entry.peer for record in recorded if record.entry.source not in SOURCES)
         if not self._white().entries.keys().isdisjoint(others):
@@ -280,7 +289,9 @@ class Daemon:
         await self._beat()
 
     async def _beat(self) -> None:
-        await self._keeper.beat(self.mode, self._status())
+        status = self._status()
+        self._metrics.tell(self.mode, status)
+        await self._keeper.beat(self.mode, status)
 
     async def _alive(self) -> None:
         notify("WATCHDOG=1")
@@ -498,6 +509,10 @@ class Daemon:
                 "by_state": engine.sessions.by_state(),
             },
             "peers": len(engine.scores),
+            "lists": {name.value: engine.lists.size(name) for name in ListName},
+            "verdicts": {n.value: self._verdicts[n] for n in (ListName.BLACK, ListName.BLOCK)},
+            "ended": self._guard.ended,
+            "dropped": self._guard.dropped._asdict(),
             "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
             "repairs": self._guard.repairs,
         }

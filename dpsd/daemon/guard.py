@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from dpsd.core.events import Key
@@ -13,7 +14,7 @@ from dpsd.daemon.clock import Clock
 from dpsd.errors import DpsdError, KernelError
 from dpsd.kernel import conntrack, sockdiag
 from dpsd.kernel.ctnetlink import endpoints
-from dpsd.kernel.nftset import Table, TableSpec, Watch
+from dpsd.kernel.nftset import Table, TableSpec, Traffic, Watch
 
 T = TypeVar("T")
 log = logging.getLogger("dpsd")
@@ -24,7 +25,8 @@ AGAIN = 1.0  # seconds before a failed repair, or one that somebody undoes, is t
 class Guard:
     """Owns the table. `wanted` tells at any time what has to be in it.
 
-    repairs: how often the table had to be loaded again.
+    repairs: how often the table had to be loaded again; ended: sessions of listed peers, or to make
+    room; dropped: what the table kept out since it was loaded, as of the last count().
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class Guard:
     ) -> None:
         self.table = Table(spec)
         self.repairs = 0
+        self.ended = 0
+        self.dropped = Traffic(0, 0)
         self._clock = clock
         self._wanted = wanted
         self._thread = ThreadPoolExecutor(1, "kernel")
@@ -141,6 +145,11 @@ class Guard:
         if found:
             self.mend(f"{len(found)} differences, {found[0]} first")
 
+    async def count(self) -> None:
+        """Look how much was dropped; what can't be read stays as it was."""
+        with suppress(DpsdError):
+            self.dropped = await self._run(self.table.dropped)
+
     def mend(self, why: str) -> None:
         """Load the table again in the background, until it is as it should be."""
         self._broken = True
@@ -159,6 +168,7 @@ class Guard:
         try:
             await loop.run_in_executor(self._ender, sockdiag.end_sessions, ours)
             await loop.run_in_executor(self._ender, conntrack.forget, tuples)
+            self.ended += len(tuples)
         except DpsdError as problem:
             log.error("sessions of a listed peer go on: %s", problem)
 

@@ -22,7 +22,16 @@ from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.store import claim, connecting, schema
 from dpsd.store.connecting import told
-from dpsd.store.records import Action, Node, PeerRow, Pruned, Record, Recorded, network
+from dpsd.store.records import (
+    OPERATOR,
+    Action,
+    Node,
+    PeerRow,
+    Pruned,
+    Record,
+    Recorded,
+    network,
+)
 from dpsd.store.rows import (
     Key,
     effect,
@@ -233,8 +242,8 @@ class Store:
     def blocks_since(self, at: float, source: str = "score") -> dict[Network, list[float]]:
         """When each peer was blocked by a source at or after an instant, oldest first.
 
-        What somebody took off the list again doesn't count, nor what came before it; that goes for
-        the black list too, which ends a row of blocks.
+        What an operator took off the list again doesn't count, nor what came before it; that goes
+        for the black list too, which ends a row of blocks.
         """
         query = (
             select(history.c.peer, history.c.at, history.c.action, history.c.list, history.c.source)
@@ -249,7 +258,8 @@ class Store:
         with self._reading() as db:
             for row in db.execute(query):
                 if row.action == Action.REMOVE.value:
-                    blocks.pop(row.peer, None)
+                    if row.source == OPERATOR:
+                        blocks.pop(row.peer, None)
                 elif row.source == source and row.list == ListName.BLOCK.value:
                     blocks[row.peer].append(row.at)
             return {network(text): times for text, times in blocks.items()}

@@ -86,15 +86,51 @@ def test_vanished_before_the_last_ack() -> None:
     )
 
 
-def test_what_one_session_costs_while_it_is_closed_is_bounded() -> None:
+def test_what_one_session_costs_by_staying_is_bounded() -> None:
     stage = Stage({"overstay_most": 20.0}, dumps=5).play(f"0 {A} {HELD} FIN_WAIT/peer LAST_ACK")
     assert stage.until(1000).evidence(A) == {"overstay LAST_ACK": 20.0}
-    stage.play(f"1000 {B} {HELD}").until(1340)
-    silent = stage.evidence(B)["overstay ESTABLISHED"]
-    assert silent > 20
-    assert stage.play(f"1340 {B} FIN_WAIT/server").until(2000).evidence(B) == {
-        "overstay ESTABLISHED": silent
+    stage.play(f"1000 {B} {HELD}").until(1400)
+    assert stage.evidence(B) == {"overstay ESTABLISHED": 20.0}
+    assert stage.play(f"1400 {B} FIN_WAIT/server").until(2000).evidence(B) == {
+        "overstay ESTABLISHED": 20.0
     }
+
+
+@pytest.mark.parametrize(("number", "listed"), [(6, []), (7, [A])])
+def test_a_few_sessions_that_stall_may_be_the_networks_fault(
+    number: int, listed: list[str]
+) -> None:
+    rules = {"overstay_most": 20.0, "slots": 100}
+    stage = Stage(rules, dumps=5).play(crowd(A, number)).until(1000)
+    assert stage.listed == listed
+
+
+@pytest.mark.parametrize(("returns", "paid"), [(False, 42.0), (True, 84.0)])
+def test_few_sessions_count_once_until_their_peer_comes_back(returns: bool, paid: float) -> None:
+    rules = {"slots": 100, "crowd_cost": 70.0, "stress_until": 0.0, "block_at": 1e6}
+    stage = Stage(rules, dumps=1).play(crowd(B, 110)).play(crowd(A, 5)).until(4)
+    assert stage.evidence(A) == {"crowd": 42.0}  # one for all, and that at six tenths
+    if returns:
+        stage.play(f"4 {A}#10 {HELD}")
+    stage.play(crowd(C, 110, at=4)).until(13)
+    assert stage.evidence(A) == {"crowd": paid}
+
+
+def test_who_delivered_mail_pays_less_for_sessions_that_were_ended() -> None:
+    mail = f"{HELD} says=9000 FIN_WAIT/peer LAST_ACK TIME_WAIT GONE"
+    stage = Stage({"slots": 10, "reap_after": 0.1, "crowd_cost": 10.0, "block_at": 1e6}, dumps=1)
+    stage.play("\n".join(f"{n} {A}#{n} {mail}" for n in range(63))).until(70)
+    stage.play(crowd(A, 20, at=70, first=100)).play(crowd(B, 20, at=70)).until(75)
+    a, b = stage.evidence(A)["crowd"], stage.evidence(B)["crowd"]
+    ended = Counter(key[0] for key in stage.ended)
+    assert a / ended[A] == pytest.approx(b / ended[B] * 2 / 7, rel=0.1)
+
+
+def test_who_was_never_greeted_came_not_for_nothing() -> None:
+    """It gave up in the server's queue."""
+    stage = Stage()
+    stage.play(f"0 {A} {HELD} FIN_WAIT/peer LAST_ACK TIME_WAIT unanswered GONE")
+    assert stage.evidence(A) == {}
 
 
 def test_many_sessions_add_up() -> None:
@@ -228,7 +264,7 @@ def test_proper_times_shrink_and_costs_grow_as_slots_run_out() -> None:
             stage.play(f"0 198.51.100.{n} {HELD}")
         stage.play(f"0 {A} {HELD} FIN_WAIT/server").until(80)
     assert (calm.engine.pressure, tense.engine.pressure) == (0.1, 1.0)
-    assert calm.evidence(A) == {"overstay FIN_WAIT": 5.0}
+    assert calm.evidence(A) == {"overstay FIN_WAIT": 1.25}  # 20 s, and it keeps no slot
     assert tense.verdicts[0][:3] == (71.0, "block", A)  # 60 s after ten
 
 
@@ -284,7 +320,8 @@ def test_a_prefix_with_an_honest_peer_is_not_listed(who: str) -> None:
         stage.engine.immune = honest.overlaps
     if who == "delivers":
         mail = f"{HELD} says=9000 FIN_WAIT/peer LAST_ACK TIME_WAIT GONE"
-        stage.play(f"0 2001:db8:7:ff::1 {mail}")
+        for n in range(4):
+            stage.play(f"0 2001:db8:7:ff::1#{n} {mail}")
     for n in range(40):
         stage.play(f"{n + 1} 2001:db8:7:{n:x}::1 {HELD}")
     stage.until(80)

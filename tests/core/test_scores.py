@@ -74,11 +74,11 @@ def test_trust_buys_patience_and_no_more(scores: Scores) -> None:
     told = []
     for _ in range(1000):
         told.append(scores.patience(peer, 0.0))
-        scores.delivered(peer, 0.0)
+        scores.credit(peer, 1.0, MOST_TRUST, 0.0)
     assert told[0] == 1.0
     assert told == sorted(told)
     assert told[1] == 2.0
-    assert scores.trust(peer, 0.0) == MOST_TRUST + 1
+    assert scores.trust(peer, 0.0) == MOST_TRUST
     assert scores.patience(peer, 0.0) < 7.1
     assert scores.patience(peer, 14 * 86400.0) < scores.patience(peer, 0.0)
     assert scores.patience(peer, 1e9) == pytest.approx(1.0)
@@ -125,7 +125,7 @@ def test_only_what_matters_is_remembered(scores: Scores, what: str, kept: bool) 
         case "score":
             scores.charge(peer, Kind.EMPTY, "", 1.0, now)
         case "trust":
-            scores.delivered(peer, 0.0)
+            scores.credit(peer, 1.0, MOST_TRUST, 0.0)
         case "faded score":
             scores.charge(peer, Kind.EMPTY, "", 1.0, 0.0)
         case "tokens":  # it has opened so much lately that its allowance isn't full

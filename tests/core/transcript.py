@@ -17,6 +17,7 @@ server than 192.0.2.25 (or 2001:db8::25).
 | ESTABLISHED/loose | picked up in the middle: not ASSURED                                      |
 | says=100          | the peer says so many bytes (no event, only counters)                     |
 | hears=100         | the server says so many                                                   |
+| unanswered        | the server never said anything, not even its greeting                     |
 | GONE              | the kernel forgets the session: DESTROY                                   |
 | !FIN_WAIT …       | the event is lost: only a dump can tell                                   |
 
@@ -212,6 +213,9 @@ class Stage:
         if word.startswith("hears="):
             row.answers += 1
             row.answered += 52 + int(word.removeprefix("hears="))
+            return
+        if word == "unanswered":
+            row.answered = 52 * row.answers
             return
         if word == "GONE":
             del self.table[key]

@@ -104,6 +104,28 @@ def test_blocked_twice_as_long_and_then_for_good(make: Make, host: MailHost) -> 
     assert host.reached(peer)
 
 
+@pytest.mark.parametrize("source", [(), ("--source", "jail")], ids=["operator", "program"])
+def test_only_what_an_operator_lifts_is_forgiven(
+    make: Make, host: MailHost, source: tuple[str, ...]
+) -> None:
+    daemon, peer = make(**QUICK), "10.99.170.5"
+    daemon.start()
+
+    def verdicts() -> list[str]:
+        told = daemon.log.read_text(encoding="utf-8").splitlines()
+        return [line for line in told if f"{peer} block for" in line and "by score" in line]
+
+    def blocked_again(times: int) -> bool:
+        host.reached(peer)
+        return len(verdicts()) == times
+
+    assert eventually(lambda: blocked_again(1), 20)
+    daemon.cli("block", peer, "--for", "1h", *source, check=True)
+    daemon.cli("unblock", peer, *source, check=True)
+    assert eventually(lambda: blocked_again(2), 20)
+    assert ("block 2 within" in verdicts()[1]) is bool(source)
+
+
 def test_clean_slate_when_the_block_ended_without_a_daemon(make: Make, host: MailHost) -> None:
     daemon, peer = make(**QUICK), "10.99.170.3"
     daemon.start()

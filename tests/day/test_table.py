@@ -6,11 +6,11 @@ import pytest
 
 from dpsd.core.events import ASSURED, CLOSE_INIT, DESTROY, ENTRY, UPDATE, Event, State
 from dpsd.kernel.ctnetlink import endpoints
+from tests.capture.test_capture import events
 from tests.captures import scenes
 from tests.day.session import Peer, Script, Session
 from tests.day.table import ACK, FIN, PEER, RST, SERVER, SYN, Table
 from tests.day.world import Acts, World
-from tests.capture.test_file import events
 
 Changes = tuple[tuple[str, bool, bool, bool], ...]
 HONEST4, HOLDER4, HOLDER6 = "0a630009", "0a638001", "20010db8a8000001"

@@ -484,6 +484,7 @@ def test_without_the_table_changes_fail(kernel: Kernel) -> None:
         with pytest.raises(KernelError, match=r"isn't there|No such file"):
             kernel.put(BLOCK, peer)
     assert kernel.table.counters() == {BLACK: {}, BLOCK: {}}
+    assert kernel.table.dropped() == (0, 0)
     assert kernel.table.adoptable({}, time.time()) == {}
 
 
@@ -597,6 +598,28 @@ def test_knocks_are_counted(guarded: Guarded) -> None:
     assert counters[BLOCK][net(PEER4)] >= 2
     assert counters[BLACK] == {net(PEER6): 1}
     assert counters[BLOCK][net("10.99.0.2")] == 0
+
+
+def test_what_is_dropped_is_counted_whatever_becomes_of_the_elements(guarded: Guarded) -> None:
+    kernel, host = guarded
+    assert kernel.table.dropped() == (0, 0)
+    kernel.put(BLOCK, PEER4)
+    kernel.put(BLACK, "2001:db8:99::/48", None)
+    for peer in (PEER4, PEER6):
+        assert not host.reached(peer)
+    kernel.drop(BLOCK, PEER4)
+    kernel.put(BLOCK, "10.99.1.0/24")  # a prefix has the rules made anew that refer to its set
+    dropped = kernel.table.dropped()
+    assert dropped.packets >= 2
+    told = run("nft list chain inet dpsd refuse")
+    assert f"counter packets {dropped.packets} bytes {dropped.bytes} drop" in told
+
+
+def test_observing_drops_nothing(mail_host: MailHost) -> None:
+    with loaded(TableSpec(ports=(25,), observe=True)) as kernel:
+        kernel.put(BLOCK, PEER4)
+        assert mail_host.reached(PEER4)
+        assert kernel.table.dropped() == (0, 0)
 
 
 # Watching

@@ -36,6 +36,7 @@ from tests.lab.records import Records
 _BIND_ADDRESS_NO_PORT = 24  # pick the port at connect: 64k sessions a source, not a host
 _TCP_REPAIR = 19
 _CONNECT_PATIENCE = 3.0
+_GREETING_PATIENCE = 5.0
 _PAUSE = 1.0
 """Seconds between a session's end and its successor: determined, but not a flood."""
 
@@ -123,8 +124,13 @@ class Connection:
                 raise ConnectionError
             said += part
 
+    async def greeted(self) -> None:
+        """Wait for the greeting, but not for ever: the server's queue may have lost the session."""
+        async with asyncio.timeout(_GREETING_PATIENCE):
+            await self.heard()
+
     async def hello(self) -> None:
-        await self.heard()
+        await self.greeted()
         await self.say(b"HELO agent\r\n")
 
     async def until_cut(self, limit: float) -> None:
@@ -158,7 +164,7 @@ async def _noop(session: Connection, chance: random.Random, left: float) -> None
 
 async def _drip(session: Connection, chance: random.Random, left: float) -> None:
     """A command that never ends, a byte now and then."""
-    await session.heard()
+    await session.greeted()
     await session.say(b"HELO ")
     await _repeat(session, b"a", chance, 3.0, left)
 
@@ -294,7 +300,7 @@ async def _slot(
             opened = time.time()
             await shape(session, chance, left)
         except TimeoutError:
-            how = "timeout"  # of connecting: nothing else raises it
+            how = "timeout"  # of connecting, or waiting for the greeting
         except OSError as error:
             how = "refused" if opened is None else "cut"
             if not isinstance(error, ConnectionError):

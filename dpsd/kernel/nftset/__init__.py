@@ -8,5 +8,6 @@ before it adds one element to a hash set (5 microseconds for each prefix of anyb
 from dpsd.kernel.nftset.ruleset import DEFAULT_TIMEOUTS, SIZES, TableSpec, render
 from dpsd.kernel.nftset.table import Table
 from dpsd.kernel.nftset.watch import Watch
+from dpsd.kernel.nftset.wire import Traffic
 
-__all__ = ["DEFAULT_TIMEOUTS", "SIZES", "Table", "TableSpec", "Watch", "render"]
+__all__ = ["DEFAULT_TIMEOUTS", "SIZES", "Table", "TableSpec", "Traffic", "Watch", "render"]

@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from struct import unpack_from
 
@@ -83,22 +83,44 @@ class ElementSocket:
 
         Raises KernelError or NotPermitted.
         """
-        self._socket.send(wire.dump(self._table, set_name))
         found: list[wire.Found] = []
         steady = True
+        for kind, flags, answer, start, end in self._answers(wire.dump(self._table, set_name)):
+            steady = steady and not flags & wire.NLM_F_DUMP_INTR
+            if kind == wire.NEWSETELEM:
+                found += wire.found(answer, start, end)
+            elif (failure := -unpack_from("=i", answer, start)[0]) == errno.ENOENT:
+                return None
+            elif failure:
+                raise refused(failure, set_name)
+        return found, steady
+
+    def counted(self, chain: str) -> wire.Traffic:
+        """What the counters of a chain's rules counted together; none: no such chain.
+
+        Raises KernelError or NotPermitted.
+        """
+        packets = octets = 0
+        for kind, _, answer, start, end in self._answers(wire.dump_rules(self._table, chain)):
+            if kind == wire.NEWRULE:
+                for each in wire.traffic(answer, start, end):
+                    packets, octets = packets + each.packets, octets + each.bytes
+            elif failure := -unpack_from("=i", answer, start)[0]:
+                raise refused(failure, chain)
+        return wire.Traffic(packets, octets)
+
+    def _answers(self, request: bytes) -> Iterator[tuple[int, int, bytes, int, int]]:
+        """The answers to a dump's request, up to the one that says that it is over, or why not.
+
+        Type, flags, the datagram, start and end of the payload.
+        """
+        self._socket.send(request)
         while True:
             answer = self._socket.recv(_DATAGRAM)
             for kind, flags, _, start, end in wire.messages(answer):
-                steady = steady and not flags & wire.NLM_F_DUMP_INTR
-                if kind == wire.NEWSETELEM:
-                    found += wire.found(answer, start, end)
-                elif kind in {wire.NLMSG_DONE, wire.NLMSG_ERROR}:
-                    failure = -unpack_from("=i", answer, start)[0]
-                    if failure == errno.ENOENT:
-                        return None
-                    if failure:
-                        raise refused(failure, set_name)
-                    return found, steady
+                yield kind, flags, answer, start, end
+                if kind in {wire.NLMSG_DONE, wire.NLMSG_ERROR}:
+                    return
 
 
 def refused(failure: int, sets: str) -> DpsdError:

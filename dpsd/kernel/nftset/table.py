@@ -29,7 +29,7 @@ from dpsd.kernel.nftset.ruleset import (
     render,
     wanted,
 )
-from dpsd.kernel.nftset.wire import Found
+from dpsd.kernel.nftset.wire import Found, Traffic
 
 TABLE = "dpsd"
 _COUNTED = tuple(name for name in HOSTS if not name.startswith(ListName.WHITE))
@@ -196,6 +196,14 @@ class Table:
             for element in self._found(name) or []:
                 packets[ListName(name[:-1])][_network(element.key, prefix)] = element.packets
         return packets
+
+    def dropped(self) -> Traffic:
+        """What listed peers sent in vain since the table was loaded: hosts and prefixes.
+
+        Takes the same short time however many there are. Raises KernelError or NotPermitted.
+        """
+        with self._dumps_lock:
+            return self._dumps.counted("refuse")
 
     def delete(self) -> None:
         """Take the table out of the kernel. Raises KernelError or NotPermitted."""

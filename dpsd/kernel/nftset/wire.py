@@ -7,6 +7,7 @@ byte order, nf_tables' own numbers in network byte order.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct, pack, unpack_from
+from typing import NamedTuple
 
 HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port id
 ATTRIBUTE = Struct("=HH")  # nlattr: length, type
@@ -16,15 +17,18 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 
 
 NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
-NEWSETELEM, GETSETELEM, DELSETELEM = (NFNL_SUBSYS_NFTABLES << 8 | n for n in (12, 13, 14))
+NEWRULE, GETRULE, NEWSETELEM, GETSETELEM, DELSETELEM = (
+    NFNL_SUBSYS_NFTABLES << 8 | n for n in (6, 7, 12, 13, 14)
+)
 NFPROTO_UNSPEC, NFPROTO_INET = 0, 1
 
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
 _LIST_ELEM = 1  # NFTA_LIST_ELEM
 _KEY, _FLAGS, _TIMEOUT, _EXPIRATION, _EXPR, _EXPRESSIONS = 1, 3, 4, 5, 7, 11  # NFTA_SET_ELEM_*
 _DATA_VALUE = 1  # NFTA_DATA_VALUE
-_EXPR_DATA = 2  # NFTA_EXPR_DATA
-_COUNTER_PACKETS = 2  # NFTA_COUNTER_PACKETS
+_RULE_EXPRESSIONS = 4  # NFTA_RULE_EXPRESSIONS
+_EXPR_NAME, _EXPR_DATA = 1, 2  # NFTA_EXPR_*
+_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2  # NFTA_COUNTER_*
 _INTERVAL_END = 1  # NFT_SET_ELEM_INTERVAL_END
 
 # An attribute's length has 16 bits; an element takes 44 bytes at most.
@@ -39,6 +43,13 @@ class Found:
     interval_end: bool
     expires_in: float | None
     packets: int
+
+
+class Traffic(NamedTuple):
+    """What a counter counted."""
+
+    packets: int
+    bytes: int
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -116,6 +127,21 @@ def dump(table: str, set_name: str) -> bytes:
     return message(GETSETELEM, NLM_F_DUMP, NFPROTO_INET, _where(table, set_name))
 
 
+def dump_rules(table: str, chain: str) -> bytes:
+    """The request for all rules of a chain."""
+    return message(GETRULE, NLM_F_DUMP, NFPROTO_INET, _where(table, chain))
+
+
+def traffic(data: bytes, start: int, end: int) -> Iterator[Traffic]:
+    """The counters of the rule in one answer to dump_rules()."""
+    for kind, first, last in attributes(data, start + 4, end):
+        if kind == _RULE_EXPRESSIONS:
+            for _, expression, expression_end in attributes(data, first, last):
+                parts = {k: (a, z) for k, a, z in attributes(data, expression, expression_end)}
+                if data[slice(*parts[_EXPR_NAME])] == b"counter\0":
+                    yield _traffic(data, expression, expression_end)
+
+
 def found(data: bytes, start: int, end: int) -> Iterator[Found]:
     """The elements in the payload of one answer to dump()."""
     for kind, elements, elements_end in attributes(data, start + 4, end):
@@ -136,24 +162,27 @@ def _found(data: bytes, start: int, end: int) -> Found:
         elif kind == _EXPIRATION:
             (left,) = unpack_from(">Q", data, first)
         elif kind == _EXPR:
-            packets = _packets(data, first, last)
+            packets = _traffic(data, first, last).packets
         elif kind == _EXPRESSIONS:
             for _, expression, expression_end in attributes(data, first, last):
-                packets = _packets(data, expression, expression_end)
+                packets = _traffic(data, expression, expression_end).packets
     seconds = None if not timeout or left is None else left / 1000
     return Found(key, bool(flags & _INTERVAL_END), seconds, packets)
 
 
-def _packets(data: bytes, start: int, end: int) -> int:
+def _traffic(data: bytes, start: int, end: int) -> Traffic:
+    """What a counter expression counted."""
+    counted = {_COUNTER_PACKETS: 0, _COUNTER_BYTES: 0}
     for kind, first, last in attributes(data, start, end):
         if kind == _EXPR_DATA:
             for what, value, _ in attributes(data, first, last):
-                if what == _COUNTER_PACKETS:
-                    return int(unpack_from(">Q", data, value)[0])
-    return 0
+                if what in counted:
+                    (counted[what],) = unpack_from(">Q", data, value)
+    return Traffic(counted[_COUNTER_PACKETS], counted[_COUNTER_BYTES])
 
 
-def _where(table: str, set_name: str) -> bytes:
+def _where(table: str, name: str) -> bytes:
+    """A table, and what is meant of it: NFTA_RULE_TABLE and _CHAIN have the numbers of these."""
     return attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(
-        _LIST_SET, set_name.encode() + b"\0"
+        _LIST_SET, name.encode() + b"\0"
     )
