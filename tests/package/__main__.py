@@ -95,7 +95,7 @@ def _test() -> bool:
 def main(arguments: list[str]) -> None:
     """Ends the process: 0 if all was well."""
     if len(arguments) == 2:
-        trees.enter(network=arguments[0] != "booted")
+        trees.enter(network=arguments[0] == "booted")
         _STAGES[arguments[0]](arguments[1])
         return
     trees.install_tools()

@@ -19,7 +19,7 @@ PLACE = ROOT / ".lab" / "package"
 TOOLS = ("autopkgtest", "iproute2", "mmdebstrap", "piuparts", "systemd-container", "util-linux")
 
 _MMDEBSTRAP = [
-    *("mmdebstrap", "--quiet", "--mode=root"),
+    *("mmdebstrap", "--quiet", "--mode=root", '--aptopt=Acquire::Retries "3"'),
     *("--variant=minbase", "--include=ca-certificates"),
 ]
 _RESOLV = Path(os.path.realpath("/etc/resolv.conf"))
@@ -50,7 +50,7 @@ def install_tools() -> None:
 
 
 def enter(network: bool) -> None:
-    """Into a private world; without a network of its own, names are still found in the host's."""
+    """Into a private world, with a network of its own or in the host's, where names are found."""
     names = _RESOLV.read_bytes() if _RESOLV.exists() else None
     private.enter(network)
     if names is not None and not _RESOLV.exists():  # it was in /run
