@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.package import booted, build, trees
+from tests.package import booted, build, guest, trees
 from tests.package.trees import PLACE, RELEASES, ROOT
 
 _LOGS = PLACE / "logs"
@@ -50,11 +50,16 @@ def _piuparts(release: str) -> None:
     subprocess.run([*command, str(build.built(RELEASES[0]))], stdin=subprocess.DEVNULL, check=True)
 
 
+def _guest(release: str) -> None:
+    guest.tree(release, build.built(RELEASES[0]))
+
+
 _STAGES: dict[str, Callable[[str], None]] = {
     "deb": _deb,
     "lint": _lint,
     "autopkgtest": _autopkgtest,
     "piuparts": _piuparts,
+    "guest": _guest,
     "booted": booted.run,
 }
 
@@ -88,7 +93,7 @@ def _test() -> bool:
         if older != newer:
             sys.stdout.write("FAILED  the packages built on both hold the same files\n")
             return False
-        stages = ("booted", "autopkgtest", "piuparts")
+        stages = ("guest", "booted", "autopkgtest", "piuparts")
         return all(list(pool.map(lambda release: all(_run(s, release) for s in stages), RELEASES)))
 
 

@@ -31,7 +31,7 @@ _SETUP = f"""
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d
 echo '{_POSTFIX}' | debconf-set-selections
 apt-get -qq install --no-install-recommends \\
-  systemd systemd-sysv dbus iproute2 procps postfix >/dev/null
+  systemd systemd-sysv dbus iproute2 postfix >/dev/null
 postconf -e smtpd_peername_lookup=no
 mkdir -p /etc/systemd/network /var/log/journal
 cat >/etc/systemd/network/mail0.network <<'END'
@@ -49,7 +49,7 @@ echo $$ >"$CGROUP/cgroup.procs"
 umount -R -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec systemd-nspawn -q -D "$TREE" --boot --machine="$NAME" --register=no --keep-unit \
-  --network-interface=mail0 --resolv-conf=off --console=pipe
+  --private-network --resolv-conf=off --console=pipe
 """
 
 
@@ -81,6 +81,7 @@ class Guest:
             "-6 route add local 2001:db8:bad::/48 dev lo",
         ):
             _ip(line)
+        Path("/proc/sys/net/ipv6/ip_nonlocal_bind").write_text("1")  # this world's own
 
     def start(self) -> None:
         """Begin to boot; returns when commands can be run in it."""
@@ -98,6 +99,7 @@ class Guest:
             stdin=subprocess.DEVNULL,
         )
         until(self._found, "the guest's first process", 30)
+        _ip(f"link set mail0 netns {self._leader}")
         until(lambda: self.status("test -S /run/systemd/private") == 0, "systemd", 30)
 
     def boot(self) -> None:
@@ -132,8 +134,8 @@ class Guest:
         return done.stdout
 
     def _run(self, command: str) -> subprocess.CompletedProcess[str]:
-        inside = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-w/"]
-        environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]
+        inside = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p"]
+        environment = ["env", "-i", "-C/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]
         environment += ["HOME=/root", "DEBIAN_FRONTEND=noninteractive"]
         return subprocess.run(
             [*inside, *environment, "bash", "-c", command],

@@ -20,7 +20,7 @@ TOOLS = ("autopkgtest", "iproute2", "mmdebstrap", "piuparts", "systemd-container
 
 _MMDEBSTRAP = [
     *("mmdebstrap", "--quiet", "--mode=root", '--aptopt=Acquire::Retries "3"'),
-    *("--variant=minbase", "--include=ca-certificates"),
+    *("--variant=minbase", "--include=ca-certificates", "--dpkgopt=force-unsafe-io"),
 ]
 _RESOLV = Path(os.path.realpath("/etc/resolv.conf"))
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
