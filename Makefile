@@ -2,6 +2,8 @@
 # make test    everything that tests: ruff, mypy, unit, property, replay and real-kernel tests
 # make demo    the main job on real input, before and after, in namespaces of its own
 # make bench   the speed of it, side by side with conntrack(8) and pyroute2
+# make deb     the Debian package, built in a clean tree: dist/dpsd_*.deb
+# make test-package   builds and tries it on Debian 12 and 13; takes ten minutes
 # make tidy    formats the code
 
 SHELL := /bin/bash
@@ -14,7 +16,7 @@ PACKAGES := python3-venv python3-pip python3-hatchling nftables python3-nftables
 MISSING = $(shell dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null \
   | sed -n 's/^installed //p' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort))
 
-.PHONY: venv test demo bench tidy clean
+.PHONY: venv test demo bench deb test-package tidy clean
 .DELETE_ON_ERROR:
 
 venv: .venv/ready
@@ -46,6 +48,12 @@ demo: .venv/dev .lab/ready
 
 bench: .venv/dev
 	$(PYTHON) -m tests.bench
+
+deb:
+	/usr/bin/python3 -m tests.package deb
+
+test-package:
+	/usr/bin/python3 -m tests.package test
 
 tidy: .venv/dev
 	$(PYTHON) -m ruff check --fix .
