@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.lab import private
 from tests.package import booted, build, guest, trees
 from tests.package.trees import PLACE, RELEASES, ROOT
 
@@ -32,6 +33,7 @@ def _lint(release: str) -> None:
 
 def _autopkgtest(release: str) -> None:
     with trees.over(trees.base(release)) as tree:
+        private.mount("proc", tree / "proc", "proc")  # or systemd-tmpfiles does nothing
         copy = build.source(tree / "root")
         deb = str(build.built(RELEASES[0]))
         done = subprocess.run(
