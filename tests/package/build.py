@@ -89,8 +89,10 @@ def _keep(release: str, work: Path) -> Path:
 
 
 def contents(deb: Path) -> str:
-    """What is in it: names, modes and owners, without sizes and times."""
+    """What is in it: names, modes and owners; not what the build's tools tell of themselves."""
     command = ["dpkg-deb", "--contents", str(deb)]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines = (line.split() for line in told.splitlines())
-    return "\n".join(f"{mode} {owner} {name}" for mode, owner, *_, name in lines)
+    return "\n".join(
+        f"{mode} {owner} {name}" for mode, owner, *_, name in lines if ".dist-info/" not in name
+    )
