@@ -162,13 +162,14 @@ def _upgrade(guest: Guest, old: Path, new: Path) -> None:
         expect(not greeted(LISTED), "kept out")
     with step(guest, "a store of a newer dpsd is refused with words; the lists hold"):
         guest.out("systemctl stop dpsd")
+        [was] = guest.out(_schema()).split()
         guest.out(_schema("9999"))
         guest.out("systemctl start dpsd", 1)
         told = guest.out("journalctl -u dpsd --no-pager -o cat -n 30")
         expect("newer than this dpsd" in told, told)
         expect("newer than this dpsd" in guest.out("dpsd list", 69), "words")
         expect(not greeted(LISTED), "kept out")
-        guest.out("systemctl stop dpsd; " + _schema("0001"))
+        guest.out("systemctl stop dpsd; " + _schema(was))
         guest.out("systemctl start dpsd")
 
 
@@ -231,10 +232,11 @@ def active(guest: Guest) -> bool:
         return False
 
 
-def _schema(number: str) -> str:
-    """The command that makes the store one of another schema."""
+def _schema(number: str = "") -> str:
+    """The command that tells the store's schema; with a number, after making it that one."""
     script = (
         'import sqlite3, sys; db = sqlite3.connect("/var/lib/dpsd/dpsd.db");'
-        ' db.execute("UPDATE alembic_version SET version_num = ?", sys.argv[1:]); db.commit()'
+        ' db.executemany("UPDATE alembic_version SET version_num = ?", zip(sys.argv[1:]));'
+        ' db.commit(); print(*db.execute("SELECT version_num FROM alembic_version").fetchone())'
     )
     return f"runuser -u dpsd -- python3 -c '{script}' {number}"
