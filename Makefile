@@ -3,6 +3,8 @@
 # make demo    the main job on real input, before and after, in namespaces of its own
 # make evaluate  every attack against every defence in the lab, for docs/evaluation.md: 90 minutes
 # make bench   the speed of it, side by side with conntrack(8) and pyroute2
+# make deb     the Debian package, built in a clean tree: dist/dpsd_*.deb
+# make test-package   builds and tries it on Debian 12 and 13; takes ten minutes
 # make tidy    formats the code
 
 SHELL := /bin/bash
@@ -15,7 +17,7 @@ PACKAGES := python3-venv python3-pip python3-hatchling nftables python3-nftables
 MISSING = $(shell dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null \
   | sed -n 's/^installed //p' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort))
 
-.PHONY: venv test demo evaluate bench tidy clean
+.PHONY: venv test demo evaluate bench deb test-package tidy clean
 .DELETE_ON_ERROR:
 
 venv: .venv/ready
@@ -50,6 +52,12 @@ evaluate: .venv/dev .lab/ready
 
 bench: .venv/dev
 	$(PYTHON) -m tests.bench
+
+deb:
+	/usr/bin/python3 -m tests.package deb
+
+test-package:
+	/usr/bin/python3 -m tests.package test
 
 tidy: .venv/dev
 	$(PYTHON) -m ruff check --fix .
