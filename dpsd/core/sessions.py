@@ -34,6 +34,9 @@ LAST_ACK, CLOSE = State.LAST_ACK, State.CLOSE
 CLOSING = frozenset((State.FIN_WAIT, State.CLOSE_WAIT, LAST_ACK))
 
 
+QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
+
+
 class Side(IntEnum):
     """Who sent the first FIN."""
 
@@ -73,6 +76,13 @@ class Session:
     def useless(self) -> float:
         """For how many seconds it made no progress, when a dump last told; 0 before the first."""
         return 0.0 if self.progress is None else self.progress.useless()
+
+    def is_lost(self, now: float) -> bool:
+        """Whether the server seems to know nothing of an open session: when its queue is full it
+        drops the handshake's last packet, which the peer and conntrack saw."""
+        if self.state != ESTABLISHED or self.progress is None or now - self.since < QUEUED_FOR:
+            return False
+        return not self.progress.greeted and self.progress.counted
 
     def blames_peer(self) -> bool:
         """Whether it is the peer that has to act next.
@@ -128,6 +138,7 @@ class Sessions:
         self.measured: bool | None = None  # does the kernel count bytes (nf_conntrack_acct)?
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
         self._half_open: dict[Scope, int] = {}  # as the last dump of each scope had them
+        self._lost: Counter[int] = Counter()  # of which the server knows nothing, by port
         self.counts: Counter[int] = Counter()
         self._established: Counter[int] = Counter()  # by port
         self.losses = 0  # how often events were lost
@@ -160,8 +171,13 @@ class Sessions:
         return sum(self._half_open.values())
 
     def occupying(self, ports: frozenset[int]) -> int:
-        """How many sessions to these ports keep a slot: all but those the server has closed."""
-        open_now = sum(n for port, n in self._established.items() if not ports or port in ports)
+        """How many sessions to these ports keep a slot, or wait for one: all but those that the
+        server has closed, and those that its queue lost."""
+        open_now = sum(
+            max(0, n - self._lost[port])
+            for port, n in self._established.items()
+            if not ports or port in ports
+        )
         return open_now + sum(
             session.closer == Side.PEER
             and session.state != LAST_ACK
@@ -328,6 +344,7 @@ class Sessions:
         last = self._judged_idle.get(self.scope, self._round_began)
         self._judged_idle[self.scope] = now
         general = self.proper[0]
+        self._lost = Counter(each.port for each in self._open.values() if each.is_lost(now))
         for session in list(self._open.values()):
             if not self._in(session, self.scope):
                 continue

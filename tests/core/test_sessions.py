@@ -122,6 +122,19 @@ def test_only_what_the_server_still_serves_takes_a_slot() -> None:
     assert stage.engine.sessions.occupying(frozenset()) == 2
 
 
+def test_what_the_servers_queue_lost_takes_no_slot() -> None:
+    """The handshake's last packet was dropped: only the peer and conntrack know of the session."""
+    stage = Stage({"reap_after": 1e9}, dumps=5)
+    for n in range(3):
+        stage.play(f"0 {A}#{n} SYN_RECV ESTABLISHED unanswered")
+    stage.play(f"0 {B} SYN_RECV ESTABLISHED").until(40)
+    assert stage.engine.sessions.occupying(frozenset()) == 4
+    assert stage.until(70).engine.sessions.occupying(frozenset()) == 1
+    stage.play(f"71 {A}#0 hears=40").until(80)  # it got in after all
+    assert stage.engine.sessions.occupying(frozenset()) == 2
+    assert stage.engine.sessions.occupying(frozenset({587})) == 0
+
+
 # Dumps
 
 
