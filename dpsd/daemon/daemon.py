@@ -197,6 +197,7 @@ class Daemon:
         self._guard.put([Put(e.list, e.peer, e.expires_at) for e in entries])
         self._end_sessions(self._doomed(key for each in verdicts for key in each.sessions))
         self._keeper.write(Action.ADD, entries)
+        self._start(self._keeper.flush())  # before an operator has another say on the same peer
         self._verdicts.update(entry.list for entry in entries)
         for entry in entries:
             log.warning("%s", self._told(entry))

@@ -15,7 +15,7 @@ _APART = 0.02  # seconds between two packets of a peer
 _FIRST_PEER = 1 << 20  # far from the load's peers
 
 POLICY: dict[str, Section] = {
-    "evidence": {"churn_rate": 1, "churn_burst": 1, "churn_cost": 1000},
+    "evidence": {"churn_rate": 1, "churn_burst": 1, "churn_cost": 1000, "churn_flood": 0},
 }
 """A peer's second session within a second is one too many; the load's peers come less often."""
 

@@ -128,7 +128,7 @@ def test_full_disk(make: Make, host: MailHost, tmp_path: Path) -> None:
             store={"url": f"sqlite:///{small}/dpsd.db"},
             policy={"block_at": 5},
             lists={"white": list(CONTROL.values())},
-            evidence={"churn_rate": 0.1, "churn_burst": 1, "churn_cost": 10},
+            evidence={"churn_rate": 0.1, "churn_burst": 1, "churn_cost": 10, "churn_flood": 0},
         )
         daemon.start()
         daemon.cli("block", "10.99.151.1", "--for", "1h", check=True)

@@ -79,7 +79,7 @@ def test_commands_while_a_thousand_blocks_arrive(
     daemon = make(
         lists=WHITE,
         policy={"block_at": 5},
-        evidence={"churn_rate": 0.1, "churn_burst": 1, "churn_cost": 10},
+        evidence={"churn_rate": 0.1, "churn_burst": 1, "churn_cost": 10, "churn_flood": 0},
     )
     daemon.start()
     attack = Attack("churn", sources=1000, sessions=1, seconds=8, rate=1500)

@@ -13,7 +13,8 @@ from tests.lab.dpsd import Dpsd
 def observer(host: MailHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dpsd]:
     made = Dpsd(
         host.net.mail, tmp_path_factory.mktemp("observer"),
-        policy={"block_at": 20}, evidence={"churn_rate": 1, "churn_burst": 5, "churn_cost": 10},
+        policy={"block_at": 20},
+        evidence={"churn_rate": 1, "churn_burst": 5, "churn_cost": 10, "churn_flood": 0},
     )  # fmt: skip
     made.start("--observe")
     yield made

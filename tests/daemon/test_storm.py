@@ -108,8 +108,10 @@ def _attack(host: MailHost, storm: Storm) -> None:
     forging.start()
     for address in HOLDERS:
         storm.held[address] = [host.session(address) for _ in range(10)]
-    for attack in (_vanish, _churn, _reset):
-        for _ in range(400 if attack is not _vanish else 40):
+    for _ in range(40):
+        _vanish(host)
+    for attack in (_churn, _reset):
+        for _ in range(400):
             if not attack(host):
                 break
     guilty = [*HOLDERS, CHURNER, RESETTER, VANISHER]
@@ -153,7 +155,7 @@ def _vanish(host: MailHost) -> bool:
 
 def _answered(client: socket.socket) -> bool:
     """Whether the server greets within a moment; it no longer does once the peer is blocked."""
-    client.settimeout(0.3)
+    client.settimeout(1.0)
     try:
         return bool(client.recv(100))
     except OSError:

@@ -16,6 +16,7 @@ QUICK: dict[str, Any] = {
         "churn_rate": 0.1,
         "churn_burst": 1,
         "churn_cost": 11,
+        "churn_flood": 0,  # at rest, too
         "abort_cost": 0,
         "empty_cost": 0,
     },
