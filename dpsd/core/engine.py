@@ -23,7 +23,6 @@ from dpsd.core.sessions import Noted, Scope, Session, Sessions
 from dpsd.core.story import span, verdict
 from dpsd.core.stress import LASTS, Stress
 
-
 SWARM = 4  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
 
 
