@@ -1,0 +1,123 @@
+"""The bailiff: carries out what was decided. The kernel first, then the peer's sessions, then the
+store, then the log."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
+
+from dpsd.config import format_duration
+from dpsd.core.engine import Engine, Verdict
+from dpsd.core.events import Key
+from dpsd.core.lists import Change, Drop, Entry, ListName, Put
+from dpsd.daemon.clock import Clock
+from dpsd.daemon.guard import Guard
+from dpsd.daemon.keeper import Keeper
+from dpsd.daemon.schedule import Schedule
+from dpsd.store import OPERATOR, Action, Recorded
+
+log = logging.getLogger("dpsd")
+
+
+class Bailiff:
+    """Knows whom the lists meet. verdicts: how many were carried out, by list; ends: whether
+    sessions are ended at all.
+    """
+
+    def __init__(
+        self, engine: Engine, guard: Guard, keeper: Keeper, clock: Clock, schedule: Schedule
+    ) -> None:
+        self.verdicts = Counter[ListName]()
+        self.ends = False
+        self._engine = engine
+        self._guard = guard
+        self._keeper = keeper
+        self._clock = clock
+        self._schedule = schedule
+
+    def carry_out(self, verdicts: Sequence[Verdict]) -> None:
+        """List these peers, and end their sessions."""
+        if not verdicts:
+            return
+        entries = [verdict.entry for verdict in verdicts]
+        self._guard.put([Put(e.list, e.peer, e.expires_at) for e in entries])
+        self._end_doomed(key for each in verdicts for key in each.sessions)
+        self._keeper.write(Action.ADD, entries)
+        # At once, before an operator has another say on the same peer.
+        self._schedule.beside(self._keeper.flush())
+        self.verdicts.update(entry.list for entry in entries)
+        for entry in entries:
+            log.warning("%s", self._told(entry))
+
+    def adopt(self, entries: Sequence[Entry]) -> None:
+        """Take over what only the kernel knew."""
+        for entry in entries:
+            self._engine.lists.put(entry)
+            log.warning("adopted: %s", self._told(entry))
+        self._keeper.write(Action.ADD, entries)
+
+    def expire(self, entries: Sequence[Entry]) -> None:
+        """The time of these entries is over, which the kernel knows by itself."""
+        if not entries:
+            return
+        self._keeper.write(Action.EXPIRE, entries)
+        for entry in entries:
+            if entry.list is ListName.WHITE:  # it may have stood before a block
+                self._end_doomed(self._engine.sessions_of(entry.peer))
+            log.info("%s off %s: its time is over", self._engine.size.text(entry.peer), entry.list)
+
+    async def follow(self, recorded: Sequence[Recorded]) -> None:
+        """Do to the lists and the kernel what was done to the store. Raises DpsdError."""
+        engine, changes = self._engine, list[Change]()
+        for record in recorded:
+            entry = record.entry
+            if record.action is Action.ADD:
+                changes.append(engine.lists.put(entry))
+            else:
+                engine.lists.drop(entry.list, entry.peer)
+                changes.append(Drop(entry.list, entry.peer))  # also when this is done once more
+        await self._guard.apply(changes)
+        for record in recorded:
+            entry, added = record.entry, record.action is Action.ADD
+            if added is not (entry.list is ListName.WHITE):  # its packets may be dropped now
+                self._end_doomed(engine.sessions_of(entry.peer))
+            if not added and entry.list is not ListName.WHITE:
+                # What a program lifts has ended as by its time.
+                (engine.forgive if entry.source == OPERATOR else engine.release)(entry.peer)
+            log.info("%s", self._told(entry, record.action))
+
+    def sweep(self) -> None:
+        """End what listed peers have left from before."""
+        self._end_doomed(each.key for each in self._engine.sessions)
+
+    def end(self, keys: Sequence[Key]) -> None:
+        """End these sessions, if sessions are ended at all."""
+        if keys and self.ends:
+            self._schedule.beside(self._guard.end(keys))
+
+    def _end_doomed(self, keys: Iterable[Key]) -> None:
+        self.end(self._doomed(keys))
+
+    def _doomed(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of these sessions whose peer's packets are dropped."""
+        engine, known = self._engine, dict[bytes, bool]()
+        doomed: list[Key] = []
+        for key in keys:
+            address = engine.sessions.endpoints(key).peer
+            if (dropped := known.get(address)) is None:
+                entry = engine.lists.decisive(ip_network(address))
+                dropped = entry is not None and entry.list is not ListName.WHITE
+                known[address] = dropped
+            if dropped:
+                doomed.append(key)
+        return doomed
+
+    def _told(self, entry: Entry, action: Action = Action.ADD) -> str:
+        """One line about a change of the lists: peer, list, until when, by whom, why."""
+        peer = self._engine.size.text(entry.peer)
+        what = f"{peer} {'' if action is Action.ADD else 'off '}{entry.list}"
+        if action is Action.ADD:
+            left = entry.expires_at and format_duration(entry.expires_at - self._clock.now())
+            what += f" for {left}" if left else " for good"
+        because = f": {entry.reason}" if entry.reason else ""
+        return f"{what}, by {entry.source}{because}"

@@ -1,0 +1,88 @@
+"""The memory of peers: their scores go to the store, and come back with the next start."""
+
+import logging
+
+from dpsd.core.engine import Engine
+from dpsd.core.scores import Peer
+from dpsd.daemon.clock import Clock
+from dpsd.daemon.keeper import Keeper
+from dpsd.errors import DpsdError
+from dpsd.store import PeerRow, evidence_json, evidence_of
+
+log = logging.getLogger("dpsd")
+
+SAVED_A_FLUSH = 500  # peers' scores
+WORTH_SAVING = 1.0  # slot-seconds
+
+
+class Memory:
+    """Moves scores and earlier blocks between the engine and the store."""
+
+    def __init__(self, engine: Engine, keeper: Keeper, clock: Clock) -> None:
+        self._engine = engine
+        self._keeper = keeper
+        self._clock = clock
+
+    async def recall(self) -> None:
+        """Take up scores and earlier blocks from the store. Raises DpsdError if it fails."""
+        engine, clock = self._engine, self._clock
+        now = clock.now()
+        within = now - engine.policy.black_within
+        engine.blocks = await self._keeper.run(lambda store: store.blocks_since(within))
+        since = now - self._lasts()
+        for row in await self._keeper.run(lambda store: store.peers(since)):
+            if engine.size.is_peer(row.peer):
+                evidence = [
+                    evidence_of(told, clock.from_wall) for told in row.detail.get("evidence", [])
+                ]
+                at, trusted_at = clock.from_wall(row.at), row.detail.get("trusted_at", row.at)
+                peer = engine.scores.restore(row.peer, row.score, at, evidence)
+                if row.detail.get("listed") and engine.lists.decisive(row.peer) is None:
+                    engine.scores.clear(peer.key)  # it was released while no daemon ran
+                peer.trust = row.detail.get("trust", 0.0)
+                peer.trusted_at = clock.from_wall(trusted_at)
+
+    async def save(self) -> None:
+        """Write the scores that changed lately, some of them if there are very many."""
+        rows = self._rows()
+        if rows:
+            await self._keeper.save(rows)
+
+    async def forget(self, history_for: float) -> None:
+        """Shorten history to so many seconds, and drop scores that don't matter any more; a
+        failure is logged."""
+        keep = self._lasts()
+        now = self._clock.to_wall(self._clock.now())
+        try:
+            more = True
+            while more:  # a bounded part at a time, so that other writers get their turn
+                pruned = await self._keeper.run(
+                    lambda s: s.prune(now, history_for, keep, self._keeper.node)
+                )
+                more = pruned.more
+        except DpsdError as problem:
+            log.error("%s; history was not shortened", problem)
+
+    def _lasts(self) -> float:
+        """Seconds after which neither a peer's score nor its trust matters any more."""
+        policy = self._engine.policy
+        return max(10 * policy.half_life, 6 * policy.trust_half_life)
+
+    def _rows(self) -> list[PeerRow]:
+        scores, now = self._engine.scores, self._clock.now()
+        peers: dict[bytes, Peer] = {}
+        while scores.changed and len(peers) < SAVED_A_FLUSH:
+            peer = scores.get(scores.changed.pop())
+            if peer is not None and (peer.listed or not peer.score or peer.score > WORTH_SAVING):
+                peers[peer.key] = peer
+        states = self._engine.sessions.states_of(peers) if peers else {}
+        return [self._row(peer, states[key], now) for key, peer in peers.items()]
+
+    def _row(self, peer: Peer, states: dict[str, int], now: float) -> PeerRow:
+        evidence = [evidence_json(e, self._clock.to_wall) for e in peer.evidence.values()]
+        network = self._engine.size.network_of_key(peer.key)
+        at, seen = self._clock.to_wall(peer.at), self._clock.to_wall(now)
+        detail = {"evidence": evidence, "sessions": states, "trust": round(peer.trust, 3)}
+        detail["trusted_at"] = self._clock.to_wall(peer.trusted_at)
+        detail["listed"] = peer.listed
+        return PeerRow(network, peer.score, at, seen, detail)

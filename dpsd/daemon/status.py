@@ -1,0 +1,56 @@
+"""The status: how things stand, as `dpsd status --json` and the metrics tell it."""
+
+from collections import Counter
+from typing import Any
+
+from dpsd import assembly
+from dpsd.config import Config
+from dpsd.core.engine import Engine
+from dpsd.core.lists import ListName
+from dpsd.daemon.guard import Guard
+from dpsd.daemon.listener import Listener
+from dpsd.mta import Mta
+
+
+def snapshot(
+    engine: Engine,
+    guard: Guard,
+    listener: Listener | None,
+    verdicts: Counter[ListName],
+    slots: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """How things stand now; verdicts: how many there were; slots: what slots() says."""
+    return {
+        "pressure": round(engine.pressure, 3),
+        "slots": slots,
+        "blind": engine.blind,
+        "events": {
+            "received": 0 if listener is None else listener.received,
+            "lost": engine.lost,
+            "skipped": 0 if listener is None else listener.decoder.skipped,
+        },
+        "sessions": {
+            "open": len(engine.sessions),
+            "half_open": engine.sessions.half_open,
+            "by_state": engine.sessions.by_state(),
+        },
+        "peers": len(engine.scores),
+        "lists": {name.value: engine.lists.size(name) for name in ListName},
+        "verdicts": {n.value: verdicts[n] for n in (ListName.BLACK, ListName.BLOCK)},
+        "ended": guard.ended,
+        "dropped": guard.dropped._asdict(),
+        "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
+        "repairs": guard.repairs,
+    }
+
+
+def slots(config: Config, said: Mta | None) -> list[dict[str, Any]]:
+    """The pools of slots, and where each comes from; said: by the mail server."""
+    return [
+        {
+            "ports": sorted(each.pool.ports or config.protect.ports),
+            "slots": each.pool.slots,
+            "source": each.source,
+        }
+        for each in assembly.slots(config, said)
+    ]
