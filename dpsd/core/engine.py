@@ -12,9 +12,10 @@ from functools import partial
 from ipaddress import ip_network
 from typing import NamedTuple
 
-from dpsd.core.events import EndpointsOf, Event, Key
+from dpsd.core.events import EndpointsOf, Event, Key, State
 from dpsd.core.judge import Guilty, Judge
 from dpsd.core.knocks import Knocks
+from dpsd.core.lingering import Lingering
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
@@ -66,6 +67,7 @@ class Engine:
         self.judge = Judge(policy, size, self.sessions, self._stress)
         self.scores = self.judge.scores
         self._knocks = Knocks()
+        self._lingering = Lingering(self.sessions.lingering)
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
         self.immune = immune
         self.lost = 0  # how often events were lost
@@ -130,7 +132,7 @@ class Engine:
 
     def tick(self, now: float) -> Passed:
         """Let time pass, about once a second."""
-        closing = self.sessions.closing() / self.policy.slots
+        closing = (self.sessions.closing() + len(self._lingering)) / self.policy.slots
         self._stress.feel(self.policy, max(self.pressure, closing), now)
         self._set_times()
         verdicts = self._judge(self.sessions.tick(now), now)
@@ -141,6 +143,15 @@ class Engine:
                 self.release(entry.peer)
         again = self._still_knocking(over, now)
         return Passed([*verdicts, *more, *again], ended, over)
+
+    def linger(self, keys: Iterable[Key], now: float) -> list[Verdict]:
+        """Take the sessions that the server's sockets have closed and their peers haven't."""
+        times = self.sessions.proper
+
+        def proper(port: int) -> float:
+            return times.get(port, times[0])[State.CLOSE_WAIT]
+
+        return self._judge(self._lingering.take(keys, proper, now), now)
 
     def knocked(self, packets: Mapping[Network, int], now: float) -> None:
         """Take how many packets of each listed peer were dropped since it was listed."""

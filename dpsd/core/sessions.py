@@ -219,6 +219,13 @@ class Sessions:
                 notes.append((note, session, min(over, now - last)))
         return notes
 
+    def lingering(self, key: Key, now: float) -> Session | None:
+        """A session that a socket tells of, unless it is followed already or isn't protected."""
+        peer, server, _, port = self.endpoints(key)
+        if key in self._open or not self.protects(server, port):
+            return None
+        return Session(key, self._size.key(peer), port, ESTABLISHED, now)
+
     def leave(self, scopes: Iterable[Scope]) -> list[Noted]:
         """Drop the sessions that no dump of these scopes shows: they aren't heard of any more."""
         kept = list(scopes)

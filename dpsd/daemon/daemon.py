@@ -12,7 +12,7 @@ from typing import Any
 
 from dpsd import assembly
 from dpsd.config import Config, load, needs_restart
-from dpsd.core.events import BEGIN, END, Event
+from dpsd.core.events import BEGIN, END, Endpoints, Event
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.lists import ListName, Lists
 from dpsd.daemon import status
@@ -29,7 +29,8 @@ from dpsd.daemon.metrics import Metrics
 from dpsd.daemon.schedule import Job, Schedule
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
-from dpsd.kernel import conntrack, host
+from dpsd.kernel import conntrack, host, sockdiag
+from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.nftset import TableSpec
 from dpsd.store import Recorded
 
@@ -136,6 +137,7 @@ class Daemon:
             (self._dump, TICK),
             (self._poll, POLL),
             (self._flush, FLUSH),
+            (self._look_at_sockets, 2.0),
             (self._guard.count, 5.0),
             (self._look_at_host, 30.0),
             (self._count_knocks, 30.0),
@@ -242,6 +244,18 @@ class Daemon:
 
     async def _forget(self) -> None:
         await self._memory.forget(self._config.store.history_for)
+
+    async def _look_at_sockets(self) -> None:
+        """Which sessions the server has closed, and their peers haven't; unless it is elsewhere."""
+        if self._config.protect.addresses:
+            return
+        try:
+            found = await asyncio.to_thread(sockdiag.half_closed, self._config.protect.ports)
+        except DpsdError as problem:
+            log.debug("%s; half-closed sessions are only known by conntrack", problem)
+            return
+        keys = [key_of(Endpoints(s.remote, s.local, s.remote_port, s.local_port)) for s in found]
+        self._bailiff.carry_out(self._engine.linger(keys, self._clock.now()))
 
     async def _count_knocks(self) -> None:
         try:

@@ -21,7 +21,8 @@ _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _IP_FREEBIND = 15
 _NLMSG_ERROR = 2
-_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 1, 4, 0x300
+_NLMSG_DONE = 3
 
 _HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port id
 _ERROR = Struct("=i")  # nlmsgerr: negative errno
@@ -32,9 +33,10 @@ _REQUEST = Struct("=BBBxI2s2s16s16sI8s")
 # inode.
 _ANSWER = Struct("=BBBB2s2s16s16sI8s5I")
 _NO_COOKIE = b"\xff" * 8
+_MAPPED = bytes(10) + b"\xff\xff"
 
 # include/net/tcp_states.h
-_ESTABLISHED, _SYN_RECV, _TIME_WAIT, _CLOSE_WAIT, _LISTEN = 1, 3, 6, 8, 10
+_ESTABLISHED, _SYN_RECV, _FIN_WAIT2, _TIME_WAIT, _CLOSE_WAIT, _LISTEN = 1, 3, 5, 6, 8, 10
 # In these states a socket without an inode waits to be accepted. In all others it has been closed
 # and belongs to nobody: it holds no slot, and before Linux 6.11 ending it leaves it there for good.
 _UNACCEPTED = frozenset({_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT})
@@ -87,6 +89,55 @@ def probe() -> None:
         (outcome,) = _ask(diag, [_request(_SOCK_DESTROY, ours, found.cookie)])
     if outcome != 0:
         raise _refused(outcome if isinstance(outcome, int) else errno.EPROTO)
+
+
+def half_closed(ports: Iterable[int]) -> list[Session]:
+    """The sessions to these ports that this host has closed and the peer hasn't (FIN_WAIT2).
+
+    Raises KernelError if the kernel can't tell.
+    """
+    found: list[Session] = []
+    with _open() as diag:
+        for port in ports:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                diag.send(_dump_request(family, port, 1 << _FIN_WAIT2))
+                found += _dumped(diag)
+    return found
+
+
+def _dump_request(family: int, port: int, states: int) -> bytes:
+    none = bytes(16)
+    body = _REQUEST.pack(
+        *(family, socket.IPPROTO_TCP, 0, states, port.to_bytes(2), b"\0\0"),
+        *(none, none, 0, _NO_COOKIE),
+    )
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 0, 0) + body
+
+
+def _dumped(diag: socket.socket) -> Iterator[Session]:
+    """The answers to a dump, to its end."""
+    while True:
+        datagram, at = diag.recv(1 << 17), 0
+        while at + _HEADER.size <= len(datagram):
+            length, kind, *_ = _HEADER.unpack_from(datagram, at)
+            body = at + _HEADER.size
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                raise _refused(-_ERROR.unpack_from(datagram, body)[0])
+            told = _ANSWER.unpack_from(datagram, body)
+            yield _session(*told[0:1], *told[4:8])
+            at += (length + 3) & ~3
+
+
+def _session(family: int, port: bytes, remote_port: bytes, local: bytes, remote: bytes) -> Session:
+    """IPv4 as such also when it comes over a dual-stack socket."""
+    if family == socket.AF_INET:
+        local, remote = local[:4], remote[:4]
+    elif local.startswith(_MAPPED):
+        local, remote = local[12:], remote[12:]
+    return Session(local, int.from_bytes(port), remote, int.from_bytes(remote_port))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -330,6 +331,36 @@ def test_a_prefix_with_an_honest_peer_is_not_listed(who: str) -> None:
 
 
 # Sentences
+
+
+def linger(stage: Stage, keys: list[Any], until: float) -> Stage:
+    """The server's sockets tell every two seconds that these sessions are half closed."""
+    while stage.now < until:
+        stage.said += [(stage.now, each) for each in stage.engine.linger(keys, stage.now)]
+        stage.until(stage.now + 2)
+    return stage
+
+
+def test_what_only_the_sockets_know_to_be_half_closed() -> None:
+    stage = Stage()
+    linger(stage, [stage.key(f"{A}#{n}") for n in range(3)], 70)
+    assert stage.evidence(A) == {"overstay CLOSE_WAIT": 24.0}  # 8 s beyond a minute, three times
+    assert stage.open(A) == 3
+    linger(stage, [], 74)
+    assert stage.open(A) == 0
+    assert stage.evidence(A) == {"overstay CLOSE_WAIT": 24.0}
+
+
+def test_many_half_closed_sessions_are_a_stress() -> None:
+    stage = Stage({"slots": 10})
+    assert linger(stage, [stage.key(f"{A}#{n}") for n in range(10)], 30).listed == [A]
+
+
+def test_half_closed_sessions_that_conntrack_knows_or_nobody_protects_count_once() -> None:
+    stage = Stage(dumps=5).play(f"0 {A} {HELD} FIN_WAIT/server CLOSE_WAIT")
+    linger(stage, [stage.key(A), stage.key(f"{B}@80")], 70)
+    assert stage.evidence(A) == {"overstay CLOSE_WAIT": 10.0}
+    assert stage.evidence(B) == {}
 
 
 def test_who_never_stops_knocking_is_blocked_again_for_longer() -> None:

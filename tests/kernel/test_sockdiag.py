@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 
 import pytest
 
@@ -214,3 +215,30 @@ def test_nobody_may_not_end_sessions(hold: Hold) -> None:
             os._exit(refused)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
     assert held.state() == "ESTAB"
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "named"),
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "::", "127.0.0.1"),
+    ],
+    ids=["ipv4", "ipv6", "ipv4-on-ipv6"],
+)
+def test_sessions_that_only_this_end_has_closed(
+    family: socket.AddressFamily, address: str, named: str
+) -> None:
+    dual = address == "::"
+    with socket.create_server((address, 0), family=family, dualstack_ipv6=dual) as server:
+        port = server.getsockname()[1]
+        client = socket.create_connection((named, port), 5)
+        accepted, _ = server.accept()
+        packed = ip_address(named).packed
+        ours = Session(packed, port, packed, client.getsockname()[1])
+        assert sockdiag.half_closed([port]) == []
+        accepted.close()
+        assert client.recv(1) == b""  # its FIN is there
+        assert eventually(lambda: sockdiag.half_closed([port, port + 1]) == [ours])
+        client.close()
+        assert eventually(lambda: sockdiag.half_closed([port]) == [])

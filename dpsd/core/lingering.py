@@ -1,0 +1,42 @@
+"""Lingering: sessions that the server has closed and their peer doesn't, as the sockets tell.
+
+When a FIN is sent twice, conntrack takes the second one for the other side's and calls the session
+closed (tcp_conntracks in net/netfilter/nf_conntrack_proto_tcp.c): its CLOSE_WAIT ends at once. That
+is usual on a fast network, where the acknowledgement is delayed for longer than a lost packet is
+waited for. The socket knows better: it stays in FIN_WAIT2 until the peer closes.
+"""
+
+from collections.abc import Callable, Iterable
+
+from dpsd.core.events import Key, State
+from dpsd.core.sessions import Note, Noted, Session, Side
+
+
+class Lingering:
+    """Those of them that conntrack doesn't show. begin(key): the session, if it is protected."""
+
+    def __init__(self, begin: Callable[[Key, float], Session | None]) -> None:
+        self._begin = begin
+        self._sessions: dict[Key, Session] = {}
+        self._judged = 0.0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def take(self, keys: Iterable[Key], proper: Callable[[int], float], now: float) -> list[Noted]:
+        """Take the keys of all that linger now; proper(port): seconds that they may."""
+        last, self._judged = self._judged, now
+        before, self._sessions = self._sessions, {}
+        notes: list[Noted] = []
+        for key in keys:
+            session = before.pop(key, None)
+            if session is None and (session := self._begin(key, now)) is not None:
+                session.state, session.closer = State.CLOSE_WAIT, Side.SERVER
+                notes.append((Note.FOUND, session, None))
+            if session is not None:
+                self._sessions[key] = session
+                over = now - session.since - proper(session.port)
+                if over > 0:
+                    notes.append((Note.OVERSTAY, session, min(over, now - last)))
+        notes += [(Note.CLOSED, session, None) for session in before.values()]
+        return notes
