@@ -121,6 +121,9 @@ def _attack(host: MailHost, storm: Storm) -> None:
         for address in guilty:
             if ("block", peer_of(address)) in lists:
                 storm.seconds.setdefault(address, time.monotonic() - storm.began)
+        for address, attack in ((VANISHER, _vanish), (CHURNER, _churn), (RESETTER, _reset)):
+            if address not in storm.seconds:
+                attack(host)
         return len(storm.seconds) == len(guilty)
 
     eventually(all_listed, 20)
