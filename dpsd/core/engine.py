@@ -165,9 +165,6 @@ class Engine:
             if packets and entry.source == "score" and self.lists.decisive(entry.peer) is None:
                 why = f"never stopped knocking: {packets} packets dropped"
                 entries[entry.peer] = self._list(entry.peer, why, now)
-                peer = self.scores.get(self._key(entry.peer))
-                if peer is not None and self.size.is_peer(entry.peer):
-                    peer.listed = True
         return self._with_sessions(entries)
 
     def _reap(self, now: float) -> tuple[list[Verdict], list[Key]]:
@@ -210,7 +207,7 @@ class Engine:
 
     def release(self, network: Network) -> None:
         """Let peers that left a list start with a clean slate."""
-        self.judge.swarms.clear(network)
+        self.judge.prefixes.clear(network)
         if self.size.is_peer(network):
             self.scores.clear(self._key(network))
             return
@@ -224,7 +221,7 @@ class Engine:
             if peer.listed and self.lists.decisive(self.size.network_of_key(peer.key)) is None:
                 self.scores.clear(peer.key)  # its entry went with all lists, when they were reread
         self.scores.prune(now)
-        self.judge.swarms.prune(now)
+        self.judge.prefixes.prune(now)
         for network, times in list(self.blocks.items()):
             recent = [at for at in times if now - at <= self.policy.black_within]
             if recent:
@@ -256,11 +253,13 @@ class Engine:
 
     def _sentence(self, guilty: Guilty, now: float) -> list[Verdict]:
         entries: dict[Network, Entry] = {}
-        for network, swarm in guilty.swarms.items():
+        for network, prefix in guilty.prefixes.items():
             if self.lists.decisive(network) is None and not self.immune(network):
-                why = f"{swarm.score:.0f} slot-seconds by {len(swarm.peers)} of its peers together"
+                why = (
+                    f"{prefix.score:.0f} slot-seconds by {len(prefix.peers)} of its peers together"
+                )
                 entries[network] = self._list(network, why, now)
-                self.judge.swarms.clear(network)
+                self.judge.prefixes.clear(network)
         for key, peer in guilty.peers.items():
             network = self.size.network_of_key(key)
             decisive = self.lists.decisive(network)
@@ -272,7 +271,6 @@ class Engine:
                 continue
             why = verdict(score, limit, peer.evidence.values())
             entries[network] = self._list(network, why, now)
-            peer.listed = True
         return self._with_sessions(entries)
 
     def _with_sessions(self, entries: dict[Network, Entry]) -> list[Verdict]:
@@ -298,6 +296,8 @@ class Engine:
         if rank > 1:
             why += f"; block {rank} within {span(self.policy.black_within)}"
         before.append(now)
+        if self.size.is_peer(network) and (peer := self.scores.get(self._key(network))) is not None:
+            peer.listed = True
         entry = Entry(name, network, why, "score", now, until)
         self.lists.put(entry)
         return entry

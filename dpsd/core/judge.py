@@ -1,6 +1,6 @@
 """The judge: from what the sessions' notes tell to what it costs their peers.
 
-    notes -> evidence -> scores, swarms -> who is guilty
+    notes -> evidence -> scores, prefixes -> who is guilty
 
 Who is guilty gets a sentence from the engine; here it is only found out.
 """
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from dpsd.core.events import Key, Measure, State
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
+from dpsd.core.prefixes import LONGEST, Prefix, Prefixes
 from dpsd.core.progress import greeted, words
 from dpsd.core.scores import MOST_TRUST, Kind, Peer, Scores, Seen
 from dpsd.core.sessions import CLOSED, ESTABLISHED, GONE, OPENED, Note, Noted, Session, Sessions
 from dpsd.core.stress import Stress
-from dpsd.core.swarm import IPV6_AT_LEAST, Swarm, Swarms
 
 FEW = 16  # up to a slot in so many a peer holds few: its sessions count once until it comes back
 # Credit for a session that delivered nothing, but went and closed as it should, and the most of it.
@@ -32,14 +32,14 @@ class Guilty:
     """Who reached the limit: peers by their key, and wide prefixes."""
 
     peers: dict[bytes, Peer] = field(default_factory=dict)
-    swarms: dict[Network, Swarm] = field(default_factory=dict)
+    prefixes: dict[Network, Prefix] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.peers or self.swarms)
+        return bool(self.peers or self.prefixes)
 
 
 class Judge:
-    """Owns scores and swarms, and charges what the sessions did.
+    """Owns scores and prefixes, and charges what the sessions did.
 
     leaks: slot-seconds by which the server's own sessions overstayed, by TCP state; ended: the
     sessions that were ended for their peers, whose ends are no doing of theirs.
@@ -47,7 +47,7 @@ class Judge:
 
     def __init__(self, policy: Policy, size: PeerSize, sessions: Sessions, stress: Stress) -> None:
         self.scores = Scores(size, policy.half_life, policy.churn_rate, policy.churn_burst)
-        self.swarms = Swarms(policy.half_life)
+        self.prefixes = Prefixes(policy.half_life)
         self.leaks: dict[str, float] = defaultdict(float)
         self.ended: set[Key] = set()
         self._policy = policy
@@ -57,7 +57,7 @@ class Judge:
     def apply(self, policy: Policy) -> None:
         """Go on with another policy."""
         self._policy, scores = policy, self.scores
-        scores.half_life = self.swarms.half_life = policy.half_life
+        scores.half_life = self.prefixes.half_life = policy.half_life
         scores.rate, scores.burst = policy.churn_rate, policy.churn_burst
         scores.trust_half_life = policy.trust_half_life
 
@@ -139,10 +139,10 @@ class Judge:
         score = self.scores.charge(peer, kind, state, cost, now, count, seen)
         if score >= limit and score >= self.limit(peer, now):
             guilty.peers[peer.key] = peer
-        elif len(peer.key) > IPV6_AT_LEAST:
-            found = self.swarms.charge(peer.key, cost, limit, self._has_trusted, now)
+        elif len(peer.key) > LONGEST:
+            found = self.prefixes.charge(peer.key, cost, limit, self._has_trusted, now)
             if found is not None:
-                guilty.swarms[found[0]] = found[1]
+                guilty.prefixes[found[0]] = found[1]
 
     def _has_trusted(self, prefix: bytes) -> bool:
         """Whether any peer with this prefix has delivered mail."""

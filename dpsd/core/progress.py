@@ -79,17 +79,16 @@ class Useful:
 class Progress:
     """What dumps told of one session.
 
-    until: up to when it was of use; at: the last dump that told; counted: whether the kernel counts
-    bytes; greeted: whether the server has said anything; said, answered: bytes without
-    headers from the peer and the server; owed_at: since when the server may owe an answer, 0 if it
-    doesn't; owed: whether it surely does; unfinished: whether the peer went on speaking before it
-    was answered; lent: seconds that the clock stood still for that; forgotten_at: when the kernel
-    will forget the session if it stays silent.
+    until: up to when it was of use; at: the last dump that told; greeted: whether the server has
+    said anything; said, answered: bytes without headers from the peer and the server; owed_at:
+    since when the server may owe an answer, 0 if it doesn't; owed: whether it surely does;
+    unfinished: whether the peer went on speaking before it was answered; lent: seconds that the
+    clock stood still for that; forgotten_at: when the kernel will forget the session if it stays
+    silent.
     """
 
     until: float
     at: float
-    counted: bool = False
     greeted: bool = False
     said: int = 0
     answered: int = 0
@@ -122,7 +121,6 @@ class Progress:
         said = words(measure, version)
         answers, octets = measure.answers or 0, measure.answered or 0
         answered = max(0, octets - HEADERS[version] * answers)
-        self.counted = True
         self.greeted = self.greeted or greeted(measure, version)
         spoke, heard = said > self.said, answered > self.answered
         if not self.greeted:

@@ -193,11 +193,10 @@ class Scores:
         return peer.score
 
     def credit(self, peer: Peer, worth: float, most: float, now: float) -> None:
-        """Count a session that was of use and closed as it should be, unless the peer has `most`
-        to its credit already."""
+        """Count a session that was of use and closed as it should be, as far as `most` in all."""
         trust = self.trust(peer, now)
-        if trust < most:
-            peer.trust = min(most, trust + worth)
+        if trust <= most - worth:  # else the store would be told of every session that makes up
+            peer.trust = trust + worth  # for what has faded since the last
             peer.trusted_at = now
             self.changed.add(peer.key)
 

@@ -82,7 +82,7 @@ class Session:
         drops the handshake's last packet, which the peer and conntrack saw."""
         if self.state != ESTABLISHED or self.progress is None or now - self.since < QUEUED_FOR:
             return False
-        return not self.progress.greeted and self.progress.counted
+        return not self.progress.greeted
 
     def blames_peer(self) -> bool:
         """Whether it is the peer that has to act next.
@@ -138,7 +138,8 @@ class Sessions:
         self.measured: bool | None = None  # does the kernel count bytes (nf_conntrack_acct)?
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
         self._half_open: dict[Scope, int] = {}  # as the last dump of each scope had them
-        self._lost: Counter[int] = Counter()  # of which the server knows nothing, by port
+        # Of which the server knows nothing, by port, as the last dump of each scope had them.
+        self._lost: dict[Scope, Counter[int]] = {}
         self.counts: Counter[int] = Counter()
         self._established: Counter[int] = Counter()  # by port
         self.losses = 0  # how often events were lost
@@ -174,7 +175,7 @@ class Sessions:
         """How many sessions to these ports keep a slot, or wait for one: all but those that the
         server has closed, and those that its queue lost."""
         open_now = sum(
-            max(0, n - self._lost[port])
+            max(0, n - sum(lost[port] for lost in self._lost.values()))
             for port, n in self._established.items()
             if not ports or port in ports
         )
@@ -351,13 +352,14 @@ class Sessions:
         last = self._judged_idle.get(self.scope, self._round_began)
         self._judged_idle[self.scope] = now
         general = self.proper[0]
-        self._lost = Counter(each.port for each in self._open.values() if each.is_lost(now))
+        lost = self._lost[self.scope] = Counter()
         for session in list(self._open.values()):
             if not self._in(session, self.scope):
                 continue
             if session.round != self._round and session.since < self._round_began:
                 self._finish(session, notes)
             elif session.state == ESTABLISHED:
+                lost[session.port] += bool(self.measured) and session.is_lost(now)
                 times = self.proper.get(session.port, general)
                 state = WAITING if self.delivered(session) else ESTABLISHED
                 over = session.useless() - times.get(state, now)

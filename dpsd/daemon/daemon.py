@@ -38,7 +38,7 @@ log = logging.getLogger("dpsd")
 
 TICK = 0.25  # seconds
 POLL = 0.2  # seconds between two looks at the store
-FLUSH = 1.0  # seconds within which a verdict is in the store
+FLUSH = 1.0  # seconds within which scores are in the store, and what failed before is tried again
 
 
 class Daemon:
@@ -57,15 +57,16 @@ class Daemon:
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
         self._listener: Listener | None = None
         self._schedule = Schedule()
-        self._bailiff = Bailiff(
-            self._engine, self._guard, self._keeper, self._clock, self._schedule
-        )
         self._memory = Memory(self._engine, self._keeper, self._clock)
+        self._bailiff = Bailiff(
+            self._engine, self._guard, self._keeper, self._memory, self._clock, self._schedule
+        )
         self._leaks = Leaks()
         self._metrics = Metrics(self._config)
         self._reloading = asyncio.Lock()
         self._swept = False  # whether no listed peer has a session left from before
         self._poll_after = 0.0
+        self._sockets_fail = False  # and that was told
         self._use(self._config)
 
     @property
@@ -252,8 +253,11 @@ class Daemon:
         try:
             found = await asyncio.to_thread(sockdiag.half_closed, self._config.protect.ports)
         except DpsdError as problem:
-            log.debug("%s; half-closed sessions are only known by conntrack", problem)
+            if not self._sockets_fail:
+                log.warning("%s; half-closed sessions are only known by conntrack", problem)
+            self._sockets_fail = True
             return
+        self._sockets_fail = False
         keys = [key_of(Endpoints(s.remote, s.local, s.remote_port, s.local_port)) for s in found]
         self._bailiff.carry_out(self._engine.linger(keys, self._clock.now()))
 

@@ -15,14 +15,14 @@ from struct import Struct
 from typing import NamedTuple
 
 from dpsd.errors import DpsdError, KernelError, NotPermitted
+from dpsd.kernel.ctnetlink import NLM_F_DUMP, NLMSG_DONE, messages
 
 _NETLINK_SOCK_DIAG = 4
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _IP_FREEBIND = 15
 _NLMSG_ERROR = 2
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 1, 4, 0x300
-_NLMSG_DONE = 3
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 
 _HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port id
 _ERROR = Struct("=i")  # nlmsgerr: negative errno
@@ -96,48 +96,47 @@ def half_closed(ports: Iterable[int]) -> list[Session]:
 
     Raises KernelError if the kernel can't tell.
     """
-    found: list[Session] = []
+    wanted = frozenset(ports)
     with _open() as diag:
-        for port in ports:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                diag.send(_dump_request(family, port, 1 << _FIN_WAIT2))
-                found += _dumped(diag)
-    return found
+        # Of all ports at once: for each dump the kernel walks through all of its sockets.
+        return [
+            session
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for session in _dump(diag, family, 1 << _FIN_WAIT2)
+            if session.local_port in wanted
+        ]
 
 
-def _dump_request(family: int, port: int, states: int) -> bytes:
-    none = bytes(16)
+def _dump(diag: socket.socket, family: int, states: int) -> Iterator[Session]:
+    none, no_port = bytes(16), bytes(2)
     body = _REQUEST.pack(
-        *(family, socket.IPPROTO_TCP, 0, states, port.to_bytes(2), b"\0\0"),
-        *(none, none, 0, _NO_COOKIE),
+        family, socket.IPPROTO_TCP, 0, states, no_port, no_port, none, none, 0, _NO_COOKIE
     )
-    flags = _NLM_F_REQUEST | _NLM_F_DUMP
-    return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 0, 0) + body
-
-
-def _dumped(diag: socket.socket) -> Iterator[Session]:
-    """The answers to a dump, to its end."""
+    flags = _NLM_F_REQUEST | NLM_F_DUMP
+    diag.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 0, 0) + body)
     while True:
-        datagram, at = diag.recv(1 << 17), 0
-        while at + _HEADER.size <= len(datagram):
-            length, kind, *_ = _HEADER.unpack_from(datagram, at)
-            body = at + _HEADER.size
-            if kind == _NLMSG_DONE:
+        datagram = diag.recv(1 << 17)
+        for start, _ in messages(datagram):
+            kind = _HEADER.unpack_from(datagram, start)[1]
+            if kind == NLMSG_DONE:
                 return
+            body_at = start + _HEADER.size
             if kind == _NLMSG_ERROR:
-                raise _refused(-_ERROR.unpack_from(datagram, body)[0])
-            told = _ANSWER.unpack_from(datagram, body)
-            yield _session(*told[0:1], *told[4:8])
-            at += (length + 3) & ~3
+                raise _refused(-_ERROR.unpack_from(datagram, body_at)[0])
+            _, _, _, _, port, remote_port, local, remote, *_ = _ANSWER.unpack_from(
+                datagram, body_at
+            )
+            yield Session(
+                _address(family, local), int.from_bytes(port),
+                _address(family, remote), int.from_bytes(remote_port),
+            )  # fmt: skip
 
 
-def _session(family: int, port: bytes, remote_port: bytes, local: bytes, remote: bytes) -> Session:
-    """IPv4 as such also when it comes over a dual-stack socket."""
+def _address(family: int, packed: bytes) -> bytes:
+    """IPv4 as such also where it comes over a dual-stack socket."""
     if family == socket.AF_INET:
-        local, remote = local[:4], remote[:4]
-    elif local.startswith(_MAPPED):
-        local, remote = local[12:], remote[12:]
-    return Session(local, int.from_bytes(port), remote, int.from_bytes(remote_port))
+        return packed[:4]
+    return packed[12:] if packed.startswith(_MAPPED) else packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +205,13 @@ def _ask(diag: socket.socket, requests: Sequence[bytes]) -> list[int | _Socket]:
 
 
 def _answers(datagram: bytes) -> Iterator[int | _Socket]:
-    start = 0
-    while start + _HEADER.size <= len(datagram):
-        length, kind, _, _, _ = _HEADER.unpack_from(datagram, start)
-        body = start + _HEADER.size
+    for start, _ in messages(datagram):
+        kind, body = _HEADER.unpack_from(datagram, start)[1], start + _HEADER.size
         if kind == _NLMSG_ERROR:
             yield -_ERROR.unpack_from(datagram, body)[0]
         else:
             _, state, *_, cookie, _, _, _, _, inode = _ANSWER.unpack_from(datagram, body)
             yield _Socket(state, inode, cookie)
-        start += (length + 3) & ~3
 
 
 def _refused(failure: int) -> DpsdError:
