@@ -13,6 +13,7 @@ from dpsd.core.lists import Change, Drop, Entry, ListName, Put
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
 from dpsd.daemon.keeper import Keeper
+from dpsd.daemon.memory import Memory
 from dpsd.daemon.schedule import Schedule
 from dpsd.store import OPERATOR, Action, Recorded
 
@@ -25,13 +26,15 @@ class Bailiff:
     """
 
     def __init__(
-        self, engine: Engine, guard: Guard, keeper: Keeper, clock: Clock, schedule: Schedule
-    ) -> None:
+        self, engine: Engine, guard: Guard, keeper: Keeper, memory: Memory, clock: Clock,
+        schedule: Schedule,
+    ) -> None:  # fmt: skip
         self.verdicts = Counter[ListName]()
         self.ends = False
         self._engine = engine
         self._guard = guard
         self._keeper = keeper
+        self._memory = memory
         self._clock = clock
         self._schedule = schedule
 
@@ -44,10 +47,14 @@ class Bailiff:
         self._end_doomed(key for each in verdicts for key in each.sessions)
         self._keeper.write(Action.ADD, entries)
         # At once, before an operator has another say on the same peer.
-        self._schedule.beside(self._keeper.flush())
+        self._schedule.beside(self._written(entries))
         self.verdicts.update(entry.list for entry in entries)
         for entry in entries:
             log.warning("%s", self._told(entry))
+
+    async def _written(self, entries: Iterable[Entry]) -> None:
+        await self._memory.save_of(entry.peer for entry in entries)
+        await self._keeper.flush()
 
     def adopt(self, entries: Sequence[Entry]) -> None:
         """Take over what only the kernel knew."""

@@ -1,8 +1,11 @@
 """The memory of peers: their scores go to the store, and come back with the next start."""
 
 import logging
+from collections.abc import Iterable
+from itertools import islice
 
 from dpsd.core.engine import Engine
+from dpsd.core.peers import Network
 from dpsd.core.scores import Peer
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.keeper import Keeper
@@ -44,7 +47,18 @@ class Memory:
 
     async def save(self) -> None:
         """Write the scores that changed lately, some of them if there are very many."""
-        rows = self._rows()
+        changed = self._engine.scores.changed
+        await self._write(changed.pop() for _ in range(len(changed)))
+
+    async def save_of(self, listed: Iterable[Network]) -> None:
+        """Write what these were listed for, so that `dpsd why` can tell it at once."""
+        size, changed = self._engine.size, self._engine.scores.changed
+        keys = [size.key(each.network_address.packed) for each in listed if size.is_peer(each)]
+        changed.difference_update(keys)
+        await self._write(keys)
+
+    async def _write(self, keys: Iterable[bytes]) -> None:
+        rows = self._rows(keys)
         if rows:
             await self._keeper.save(rows)
 
@@ -68,13 +82,15 @@ class Memory:
         policy = self._engine.policy
         return max(10 * policy.half_life, 6 * policy.trust_half_life)
 
-    def _rows(self) -> list[PeerRow]:
+    def _rows(self, keys: Iterable[bytes]) -> list[PeerRow]:
         scores, now = self._engine.scores, self._clock.now()
-        peers: dict[bytes, Peer] = {}
-        while scores.changed and len(peers) < SAVED_A_FLUSH:
-            peer = scores.get(scores.changed.pop())
-            if peer is not None and (peer.listed or not peer.score or peer.score > WORTH_SAVING):
-                peers[peer.key] = peer
+        worth = (
+            peer
+            for key in keys
+            if (peer := scores.get(key)) is not None
+            and (peer.listed or not peer.score or peer.score > WORTH_SAVING)
+        )
+        peers = {peer.key: peer for peer in islice(worth, SAVED_A_FLUSH)}
         states = self._engine.sessions.states_of(peers) if peers else {}
         return [self._row(peer, states[key], now) for key, peer in peers.items()]
 
