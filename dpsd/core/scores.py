@@ -193,12 +193,16 @@ class Scores:
         return peer.score
 
     def credit(self, peer: Peer, worth: float, most: float, now: float) -> None:
-        """Count a session that was of use and closed as it should be, as far as `most` in all."""
+        """Count a session that was of use and closed as it should be, as far as `most` in all.
+
+        The store is told of each whole credit: of every session would be most of its work.
+        """
         trust = self.trust(peer, now)
-        if trust <= most - worth:  # else the store would be told of every session that makes up
-            peer.trust = trust + worth  # for what has faded since the last
+        if trust <= most - worth:
+            peer.trust = trust + worth
             peer.trusted_at = now
-            self.changed.add(peer.key)
+            if int(peer.trust) > int(trust):
+                self.changed.add(peer.key)
 
     def trust(self, peer: Peer, now: float) -> float:
         """How many deliveries a peer has to its credit, each faded since."""

@@ -122,6 +122,8 @@ class Daemon:
         # What there is now stays: no collection of garbage has to look through it again.
         gc.collect()
         gc.freeze()
+        # Sessions and peers make no cycles; a batch of events isn't to be searched for them.
+        gc.set_threshold(20_000)
 
     async def _end(self) -> None:
         self._schedule.stop()
