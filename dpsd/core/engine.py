@@ -6,6 +6,7 @@ Pure: the same events and times give the same verdicts, live, in a replay and in
 seconds of one clock that never goes back; entries' instants are on that clock too.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +22,9 @@ from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.reaper import Haste, reap
 from dpsd.core.sessions import Noted, Scope, Session, Sessions
+from dpsd.core.siege import Siege
 from dpsd.core.story import span, verdict
-from dpsd.core.stress import LASTS, Stress
+from dpsd.core.stress import Stress
 
 SWARM = 4  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
 
@@ -72,7 +74,7 @@ class Engine:
         self.immune = immune
         self.lost = 0  # how often events were lost
         self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
-        self._swarmed_at = float("-inf")
+        self._sieges: dict[frozenset[int], Siege] = defaultdict(Siege)  # by a pool's ports
         self.apply(policy)
 
     def apply(self, policy: Policy) -> None:
@@ -101,6 +103,11 @@ class Engine:
     def pressure(self) -> float:
         """Sessions that keep a slot busy, as a share of the slots where they are scarcest."""
         return max(self.sessions.occupying(pool.ports) / pool.slots for pool in self.policy.pools)
+
+    @property
+    def pressed(self) -> list[int]:
+        """The ports with open sessions while slots run short: to be looked at often."""
+        return self.sessions.open_ports() if self.stress else []
 
     @property
     def blind(self) -> bool:
@@ -178,12 +185,12 @@ class Engine:
             # Those that are being ended already; to observe means that they stay.
             room = self.sessions.occupying(pool.ports) - sum(session.reaped for session in mine)
             room -= int(policy.stress_until * pool.slots)
-            swarming = now - self._swarmed_at <= LASTS
+            siege = self._sieges[pool.ports]
+            swarming, besieged = now <= siege.swarm_until, now <= siege.until
             many = max(1, pool.slots // SWARM)
-            haste = Haste(policy.reap_after, many, swarming, patience)
+            haste = Haste(policy.reap_after, many, swarming, besieged, patience)
             reaped, is_swarm = reap(mine, room, haste, self._is_spared)
-            if is_swarm:
-                self._swarmed_at = now
+            siege.take(len(reaped), pool.slots, is_swarm, now)
             for session in reaped:
                 session.reaped = True
                 self.judge.ended.add(session.key)

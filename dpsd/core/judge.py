@@ -175,7 +175,8 @@ class Judge:
         if session.state == State.ESTABLISHED and progress and progress.blames_server(server):
             return
         is_open = session.state == State.ESTABLISHED
-        cost = seconds * self._policy.overstay_cost(self._stress.level, is_open)
+        stress = 0.0 if is_open and not self._sessions.measured else self._stress.level
+        cost = seconds * self._policy.overstay_cost(stress, is_open)
         most = self._policy.overstay_most
         if self._holds_few(peer):
             most = min(most, FEW_MOST * most / max(1, peer.open))

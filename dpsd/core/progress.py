@@ -5,7 +5,7 @@ What the peer says buys time, as much as it takes to say it at the useful rate. 
 fine. While it is the server's turn the clock stands still.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dpsd.core.events import Measure
 
@@ -36,30 +36,45 @@ def greeted(measure: Measure, version: int) -> bool:
 
 
 @dataclass(slots=True)
+class Pace:
+    """Seconds that the slower ones of a server's answers take; at: when the last one came."""
+
+    seconds: float = 0.0
+    at: float = 0.0
+
+    def take(self, after: float, now: float) -> None:
+        """Take note of an answer that took so many seconds."""
+        if after > self.seconds:
+            self.seconds += (after - self.seconds) * SLOWER
+        else:
+            self.seconds = max(after, self.seconds * 2.0 ** ((self.at - now) / FASTER))
+        self.at = now
+
+
+@dataclass(slots=True)
 class Server:
     """How the server has been answering lately, no matter whom.
 
-    answered_at: when it last answered something; spoke_at: when it last said anything, be it a
-    greeting; pace: seconds that its slower answers take.
+    talk: its pace with commands; mails: with sessions that say much, where a slow upload and a
+    filter that looks through a mail take their time: that tells nothing of commands. answered_at:
+    when it last answered something; spoke_at: when it last said anything, be it a greeting.
     """
 
+    talk: Pace = field(default_factory=Pace)
+    mails: Pace = field(default_factory=Pace)
     answered_at: float = 0.0
     spoke_at: float = 0.0
-    pace: float = 0.0
 
-    def answered(self, after: float, now: float) -> None:
+    def answered(self, after: float, is_mail: bool, now: float) -> None:
         """Take note of an answer that took so many seconds."""
-        if after > self.pace:
-            self.pace += (after - self.pace) * SLOWER
-        else:
-            self.pace = max(after, self.pace * 2.0 ** ((self.answered_at - now) / FASTER))
+        (self.mails if is_mail else self.talk).take(after, now)
         self.answered_at = self.spoke_at = now
 
     def patience(self, since: float) -> float:
         """For how many seconds it may owe an answer since then before that can't be its fault."""
         if self.spoke_at <= since:  # it is silent altogether
             return OWED
-        return min(OWED, max(OWED_AT_LEAST, SLOWEST * self.pace))
+        return min(OWED, max(OWED_AT_LEAST, SLOWEST * self.talk.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +98,8 @@ class Progress:
     said anything; said, answered: bytes without headers from the peer and the server; owed_at:
     since when the server may owe an answer, 0 if it doesn't; owed: whether it surely does;
     unfinished: whether the peer went on speaking before it was answered; lent: seconds that the
-    clock stood still for that; forgotten_at: when the kernel will forget the session if it stays
-    silent.
+    clock stood still for that; is_mail: whether it said as much as a mail; forgotten_at:
+    when the kernel will forget the session if it stays silent.
     """
 
     until: float
@@ -96,6 +111,7 @@ class Progress:
     owed: bool = False
     unfinished: bool = False
     lent: float = 0.0
+    is_mail: bool = False
     forgotten_at: float = 0.0
 
     def useless(self) -> float:
@@ -112,7 +128,8 @@ class Progress:
         if not self.waits():
             return False
         answers_nobody = self.owed and server.answered_at <= self.owed_at and waiting <= HUNG
-        return answers_nobody or waiting <= SLOWEST * server.pace
+        pace = server.mails if self.is_mail else server.talk
+        return answers_nobody or waiting <= SLOWEST * pace.seconds
 
     def measured(
         self, measure: Measure, version: int, useful: Useful, server: Server, now: float
@@ -123,36 +140,35 @@ class Progress:
         answered = max(0, octets - HEADERS[version] * answers)
         self.greeted = self.greeted or greeted(measure, version)
         spoke, heard = said > self.said, answered > self.answered
+        self.is_mail = said >= useful.mail
         if not self.greeted:
             self.until = now
         else:
             if heard and (spoke or self.owed):
-                server.answered(now - self.owed_at if self.owed else 0.0, now)
+                server.answered(now - self.owed_at if self.owed else 0.0, self.is_mail, now)
             elif heard:  # a greeting
                 server.spoke_at = now
-            self._turn(spoke, heard, said, useful, server, now)
+            self._turn(spoke, heard, said, server, now)
             if spoke:
                 self.until += (said - self.said) / useful.rate
-            ahead = useful.pause if said >= useful.mail else useful.ahead
+            ahead = useful.pause if self.is_mail else useful.ahead
             self.until = min(self.until, now + ahead)
         self.said, self.answered = max(said, self.said), max(answered, self.answered)
         self.at = now
 
-    def _turn(
-        self, spoke: bool, heard: bool, said: int, useful: Useful, server: Server, now: float
-    ) -> None:
+    def _turn(self, spoke: bool, heard: bool, said: int, server: Server, now: float) -> None:
         """Whose turn is it? The clock stands still while it is the server's."""
         if heard:
             self.lent, self.owed, self.unfinished = 0.0, False, False
             # It may have asked once more. HELO alone is answered, unless the server is slow.
-            asks = spoke and (said >= TALK or server.pace >= SLOW)
+            asks = spoke and (said >= TALK or server.talk.seconds >= SLOW)
             self.owed_at = now if asks else 0.0
         elif spoke:
             self.unfinished = self.owed
             self.until -= self.lent  # it went on with what it had begun: nothing was owed yet
             self.lent, self.owed_at, self.owed = 0.0, now, True
         elif self.owed_at:
-            patience = OWED_A_MAIL if said >= useful.mail else server.patience(self.owed_at)
+            patience = OWED_A_MAIL if self.is_mail else server.patience(self.owed_at)
             if now - self.owed_at <= patience:
                 self.until += now - self.at
                 self.lent += now - self.at

@@ -16,19 +16,21 @@ from dpsd.core.sessions import Session
 
 MOST = 2_000  # sessions at a time: to end them takes the kernel some 0.1 s
 FEW = 2  # sessions of a peer that may be one of a swarm
-LONE, SWARMING = 3.0, 0.5  # by how much longer or shorter their sessions may be useless
+LONE = 3.0  # times as long may the only session of a peer be useless, unless there is a swarm
+HURRIED = 0.5  # times as long may those of a swarm, and of a peer with several under a siege
 
 
 @dataclass(frozen=True, slots=True)
 class Haste:
     """after: seconds of no use after which a session may be ended; swarm: how many peers with few
-    useless sessions each are one; swarming: there was one just now; patience: how many times longer
-    a peer's sessions may last.
+    useless sessions each are one; swarming, besieged: there was one just now, or a siege; patience:
+    how many times longer a peer's sessions may last.
     """
 
     after: float
     swarm: int
     swarming: bool = False
+    besieged: bool = False
     patience: Callable[[bytes], float] = lambda _: 1.0
 
 
@@ -52,13 +54,18 @@ def reap(
     for session in sessions:
         if session.state == State.ESTABLISHED:
             held[session.peer] += 1
-            if not session.reaped and session.useless() > haste.after * SWARMING:
+            if not session.reaped and session.useless() > haste.after * HURRIED:
                 useless[session.peer].append(session)
     is_swarm = sum(held[peer] <= FEW for peer in useless) >= haste.swarm
     greed: list[tuple[int, int, bytes]] = []
     for order, (peer, candidates) in enumerate(useless.items()):
         after = haste.after * haste.patience(peer)
-        after *= SWARMING if is_swarm or haste.swarming else LONE if held[peer] == 1 else 1.0
+        if is_swarm or haste.swarming:
+            after *= HURRIED
+        elif held[peer] == 1:
+            after *= LONE
+        elif haste.besieged:
+            after *= HURRIED
         candidates[:] = sorted((s for s in candidates if s.useless() > after), key=Session.useless)
         if candidates:
             greed.append((-held[peer], order, peer))

@@ -186,6 +186,10 @@ class Sessions:
             for session in self._closing.values()
         )
 
+    def open_ports(self) -> list[int]:
+        """The ports with sessions that nobody has begun to close."""
+        return [port for port, n in self._established.items() if n > 0]
+
     def closing(self) -> int:
         """How many sessions are in FIN_WAIT, CLOSE_WAIT or LAST_ACK."""
         return len(self._closing)
@@ -361,8 +365,7 @@ class Sessions:
             elif session.state == ESTABLISHED:
                 lost[session.port] += bool(self.measured) and session.is_lost(now)
                 times = self.proper.get(session.port, general)
-                state = WAITING if self.delivered(session) else ESTABLISHED
-                over = session.useless() - times.get(state, now)
+                over = session.useless() - times.get(self._patience_for(session), now)
                 if over > 0 and now > last:
                     notes.append((Note.OVERSTAY, session, min(over, now - last)))
         if self.losses == self._losses_before:
@@ -374,7 +377,7 @@ class Sessions:
 
     def delivered(self, session: Session) -> bool:
         """Whether a session was of use before, and may be waiting for its next mail."""
-        return session.progress is not None and session.progress.said >= self.useful.mail
+        return session.progress is not None and session.progress.is_mail
 
     def stay(self, session: Session, now: float) -> tuple[float, float]:
         """For how many seconds a session has been of no use, or is in its closing state; and how
@@ -382,8 +385,12 @@ class Sessions:
         times = self.proper.get(session.port, self.proper[0])
         if session.state != ESTABLISHED:
             return now - session.since, times.get(session.state, 0.0)
-        state = WAITING if self.delivered(session) else ESTABLISHED
-        return session.useless(), times.get(state, 0.0)
+        return session.useless(), times.get(self._patience_for(session), 0.0)
+
+    def _patience_for(self, session: Session) -> int:
+        """Whose proper time an open session has: that at rest, too, where the kernel counts no
+        bytes. Who is silent may wait for its greeting then."""
+        return WAITING if self.delivered(session) or not self.measured else ESTABLISHED
 
     def version(self, session: Session) -> int:
         """The IP version of a session, 4 or 6."""

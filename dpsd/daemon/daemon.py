@@ -173,7 +173,7 @@ class Daemon:
             if self._engine.unseen is None:
                 self._engine.look(assembly.scopes(self._config))
                 self._listener.dump()
-            self._listener.dump_if_due(hurry=self._engine.stress > 0)
+            self._listener.dump_if_due(self._engine.pressed)
             if not self._swept and not self._engine.blind:
                 self._swept = True
                 self._bailiff.sweep()

@@ -55,21 +55,23 @@ class Listener:
         self._ports = ports
         self._events.watch(ports)
 
-    def dump(self) -> None:
-        """Ask for the table of connections, unless that is being answered already."""
+    def dump(self, ports: Sequence[int] = ()) -> None:
+        """Ask for the table of connections to these ports (none: to all), unless that is being
+        answered already."""
         if not self._dump.running:
             self._incomplete = False
-            self._asked(self._dump.start(self._ports))
+            self._asked(self._dump.start(ports or self._ports))
 
-    def dump_if_due(self, hurry: bool = False) -> None:
+    def dump_if_due(self, hurry: Sequence[int] = ()) -> None:
         """Ask for it when the last time is long enough ago, for what it cost.
 
-        hurry: while slots run short, it is looked at more often.
+        hurry: only for these ports, and more often: there slots run short. What a dump costs is
+        mostly the kernel's walk through its table, once for each port.
         """
         rest = self._last_cost / (DUMP_SHARE_HURRY if hurry else DUMP_SHARE)
         due = self._dumped_at + max(DUMP_EVERY_HURRY if hurry else DUMP_EVERY, rest)
         if time.monotonic() >= due and not self._dump.running:
-            self.dump()
+            self.dump(hurry)
 
     def close(self) -> None:
         """Listen no more."""

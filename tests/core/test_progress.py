@@ -64,7 +64,7 @@ def test_a_server_that_answers_others_at_once_owes_this_one_nothing_for_long() -
     progress = told(*ASKED, server=busy)
     before = progress.useless()
     for second in range(3, 12):
-        busy.answered(0.2, second)
+        busy.answered(0.2, False, second)
         progress.measured(counters(HELO + 40, 75), 4, USEFUL, busy, second)
     assert progress.useless() == pytest.approx(before + 8)  # it stood still for one second
     assert not progress.blames_server(busy)
@@ -75,12 +75,22 @@ def test_a_server_that_answers_others_at_once_owes_this_one_nothing_for_long() -
 def test_a_slow_server_is_given_twice_the_time_that_it_takes() -> None:
     slow = Server()
     for second in range(100):
-        slow.answered(2.0, second)
+        slow.answered(2.0, False, second)
     assert slow.patience(since=2.0) == pytest.approx(4.0, abs=0.01)
     assert slow.patience(since=99) == OWED  # nobody was answered since
     for second in range(100, 300):
-        slow.answered(0.1, second)
+        slow.answered(0.1, False, second)
     assert slow.patience(since=2.0) == 1.0
+
+
+def test_a_slow_upload_tells_nothing_of_how_long_commands_take() -> None:
+    server = Server()
+    progress = told((1, HELO, 75), (2, 400, 75), (3, 9000, 75), server=server)
+    progress.measured(counters(90_000, 75), 4, USEFUL, server, 40.0)
+    progress.measured(counters(90_000, 105), 4, USEFUL, server, 60.0)
+    assert server.mails.seconds > 5
+    assert server.talk.seconds == 0
+    assert server.patience(since=50.0) == 1.0
 
 
 def test_who_goes_on_unanswered_had_not_finished() -> None:

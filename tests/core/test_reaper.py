@@ -86,6 +86,12 @@ def test_many_peers_with_few_useless_sessions_each_are_a_swarm() -> None:
     assert len(reap(swarm[:3], 100, Haste(2.0, swarm=20, swarming=True))) == 3
 
 
+def test_a_peer_with_several_gets_less_time_under_a_siege() -> None:
+    held = [session("a", 1.5), session("a", 0.5), session("lone", 5)]
+    assert reap(held, 100, PLAIN) == []
+    assert peers(reap(held, 100, Haste(2.0, 1000, besieged=True))) == ["a"]
+
+
 def test_who_delivered_mail_gets_more_time() -> None:
     held = [session("a", 5), session("a", 5), session("b", 5), session("b", 5)]
     trusting = Haste(2.0, 1000, patience=lambda peer: 3.0 if peer == b"a" else 1.0)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from statistics import median
 
+from tests.day.attackers import sieges
 from tests.day.day import day
 from tests.day.world import World
 
@@ -35,13 +36,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--no-counts", action="store_true", help="conntrack counts no bytes")
+    parser.add_argument("--sieges", action="store_true", help="with attackers now and then")
     given = parser.parse_args()
     listed: Counter[str] = Counter()
     for seed in range(given.first, given.first + given.seeds):
         began = time.process_time()
-        world = day(seed, given.hours, not given.no_counts)
+        more = (sieges,) if given.sieges else ()
+        world = day(seed, given.hours, not given.no_counts, more=more)
         print(f"seed {seed}, {time.process_time() - began:.1f} s: {told(world)}")
         for listing in world.seen.listings:
+            if listing.kinds == ["siege"]:
+                continue
             print(f"  {listing}")
             listed["+".join(listing.kinds)] += 1
     print(f"{listed.total()} listed: {dict(listed)}")

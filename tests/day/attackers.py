@@ -6,6 +6,7 @@ from tests.day.session import Peer, Session
 from tests.day.ways import ipv4, ipv6, later
 from tests.day.world import Acts, World
 
+SIEGES = (300.0, 1000.0, 1760.0, 2300.0, 2500.0, 2990.0, 3200.0)  # one in each weather
 BUSY = 1000.0  # seconds from the hour's start; by then there is stress
 
 
@@ -59,3 +60,24 @@ def noop(world: World) -> Iterator[Acts]:
 
 
 ATTACKERS = (hold, churn, noop)
+
+
+def sieges(world: World) -> Iterator[Acts]:
+    """Now and then forty sources with ten silent sessions each, for a minute."""
+
+    def silent(session: Session) -> Acts:
+        yield from session.says(12)
+        yield from session.answers()
+        yield from session.silent(1e6)
+
+    def again(address: bytes, until: float) -> Acts:
+        while world.since < until:
+            yield from Session(world, Peer("siege", address, 0.03)).run(silent)
+            yield 1.0
+
+    for number, at in enumerate(SIEGES):
+        for source in range(40):
+            block = 70 + number
+            address = ipv4(block, source) if source % 2 else ipv6(block, source)
+            for each in range(10):
+                yield later(at + 0.01 * each, again(address, at + 60.0))

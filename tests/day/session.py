@@ -85,6 +85,7 @@ class Session:
                 yield from self._fin_again() if self.lost else self._answer_fin()
         except Gone:
             pass
+        self.waits = False
         self._leave()
         del self.world.sessions[self.row.key]
         return well

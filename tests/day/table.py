@@ -89,10 +89,8 @@ class Table:
         self._serial = count()
 
     def open(self, ends: Endpoints, header: int) -> Row:
-        """An entry for the first SYN of a connection, which is still to come."""
-        row = Row(key_of(ends), header)
-        self._rows.setdefault(_scope(ends), {})[row.key] = row
-        return row
+        """An entry for a connection; the table has it from its first SYN on."""
+        return Row(key_of(ends), header)
 
     def packet(
         self, row: Row, side: int, kind: int, now: float, words: int = 0, packets: int = 1
@@ -111,12 +109,14 @@ class Table:
             peer, server = row.flags
             both = (peer | CLOSE_INIT, server), (peer, server | CLOSE_INIT)
             row.flags = both[side]
-        if state != S.SYN_SENT:  # a filter keeps it from dpsd
+        if state == S.SYN_SENT:  # a filter keeps that from dpsd
+            self._rows.setdefault(_scope(endpoints(row.key)), {})[row.key] = row
+        else:
             self.told.append((UPDATE, row.key, row.status, int(state), *row.flags))
 
     def delete(self, key: bytes) -> None:
         """Forget an entry at once, as dpsd asks for when it ended a session."""
-        row = self._rows[_scope(endpoints(key))].pop(key, None)
+        row = self._rows.get(_scope(endpoints(key)), {}).pop(key, None)
         if row is not None:
             self._destroyed(row)
 
