@@ -16,8 +16,6 @@ class Case:
 
     title: str
     attacks: tuple[Attack, ...]
-    main: bool = False
-    """Whether every defence is tried against it, not only dpsd and none."""
     heavy: bool = False
     """Whether it takes so much of the machine that nothing else may run beside it."""
 
@@ -37,8 +35,8 @@ class Cell:
         return f"{self.defence}/{self.attack}/{self.round}"
 
 
-def _many(kind: str, title: str, *, family: str = "46", main: bool = False) -> Case:
-    return Case(title, (Attack(kind, sources=40, sessions=10, family=family),), main)
+def _many(kind: str, title: str, *, family: str = "46") -> Case:
+    return Case(title, (Attack(kind, sources=40, sessions=10, family=family),))
 
 
 def _mixed() -> Iterator[Attack]:
@@ -63,12 +61,12 @@ def _mixed() -> Iterator[Attack]:
 
 
 ATTACKS: dict[str, Case] = {
-    "peace": Case("no attack", (), main=True),
-    "hold": _many("hold", "hold: HELO, then silence", family="4", main=True),
+    "peace": Case("no attack", ()),
+    "hold": _many("hold", "hold: HELO, then silence", family="4"),
     "hold6": _many("hold", "hold, IPv6", family="6"),
     "silent": _many("silent", "silent: not a word"),
-    "noop": _many("noop", "noop: HELO, a NOOP every 8 s", main=True),
-    "drip": _many("drip", "drip: a byte every 3 s", main=True),
+    "noop": _many("noop", "noop: HELO, a NOOP every 8 s"),
+    "drip": _many("drip", "drip: a byte every 3 s"),
     "slowdata": _many("slowdata", "slowdata: DATA, a line every 2 s"),
     "shut": _many("shut", "half-close: FIN, then stays"),
     "linger": _many("linger", "half-close: QUIT, no FIN of its own"),
@@ -80,7 +78,6 @@ ATTACKS: dict[str, Case] = {
     "churn": Case(
         "churn: 1,000 sessions a second",
         (Attack("churn", sources=10, sessions=10, family="46", rate=1000),),
-        main=True,
         heavy=True,
     ),
     "churn3000": Case(
@@ -101,7 +98,6 @@ ATTACKS: dict[str, Case] = {
     "distributed": Case(
         "distributed: 600 sources, a noop session each",
         (Attack("noop", sources=600, sessions=1, family="46"),),
-        main=True,
     ),
     "hop56": Case(
         "hopping within one /56",
@@ -115,15 +111,14 @@ ATTACKS: dict[str, Case] = {
         "rotate: another address after each cut",
         (Attack("hold", sources=40, sessions=10, family="4", rotate=200),),
     ),
-    "mixed": Case("all of them at once", tuple(_mixed()), main=True, heavy=True),
+    "mixed": Case("all of them at once", tuple(_mixed()), heavy=True),
 }
 
 
 def cells(only: Sequence[str] = ("*",), rounds: int = ROUNDS) -> list[Cell]:
     """Every run of the matrix whose key matches one of the globs `only`.
 
-    dpsd goes through `rounds` rounds of every attack; no defence at all through one, other
-    defences through one of the main attacks.
+    dpsd goes through `rounds` rounds of every attack, all others through one.
     """
     return [cell for cell in _matrix(rounds) if any(fnmatchcase(cell.key, glob) for glob in only)]
 
@@ -135,11 +130,7 @@ def compared(chosen: Sequence[Cell]) -> list[Cell]:
 
 def _matrix(rounds: int) -> Iterator[Cell]:
     for number in range(1, rounds + 1):
-        for name, case in ATTACKS.items():
+        for name in ATTACKS:
             for defence in DEFENCES.values():
-                if (
-                    defence is DPSD
-                    or (defence is NONE and name == "peace")
-                    or (number == 1 and (defence is NONE or case.main))
-                ):
+                if number == 1 or defence is DPSD or (defence is NONE and name == "peace"):
                     yield Cell(defence.name, name, number)

@@ -65,14 +65,14 @@ def details(said: Summaries) -> str:
 
 
 def others(said: Summaries) -> str:
-    """Everything that is measured, for all defences, on the attacks that all were tried against."""
+    """Everything that is measured, for all defences."""
     return _table(
         ("attack", "defence", *_HEAD),
         (
             [case.title, defence.title, *_measures(summary)]
             for attack, case in ATTACKS.items()
             for name, defence in DEFENCES.items()
-            if case.main and (summary := said.get((name, attack))) is not None
+            if (summary := said.get((name, attack))) is not None
         ),
     )
 
@@ -83,7 +83,7 @@ def senders(said: Summaries) -> str:
     attacks = [
         attack
         for attack, case in ATTACKS.items()
-        if case.main and case.attacks and all((name, attack) in said for name in tried)
+        if case.attacks and all((name, attack) in said for name in tried)
     ]
 
     def cell(name: str, kind: str) -> str:
