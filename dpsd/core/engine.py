@@ -106,8 +106,10 @@ class Engine:
 
     @property
     def pressed(self) -> list[int]:
-        """The ports with open sessions while slots run short: to be looked at often."""
-        return self.sessions.open_ports() if self.stress else []
+        """The ports to look at often while slots run short: those with open sessions, and those
+        that nobody may be judged without."""
+        unseen = (port for port, _ in self.unseen or ())
+        return sorted({*self.sessions.open_ports(), *unseen}) if self.stress else []
 
     @property
     def blind(self) -> bool:

@@ -550,6 +550,16 @@ def test_a_dump_that_ran_when_events_were_lost_doesnt_count() -> None:
     assert not stage.engine.blind
 
 
+def test_under_stress_ports_with_sessions_are_looked_at_often_and_those_that_are_unseen() -> None:
+    stage = Stage({"slots": 2, "reap_after": 1e9}).play(f"0 {A}@587 {HELD}").until(2)
+    assert stage.engine.pressed == []
+    stage.play(f"2 {A}#2 {HELD}").play(f"2 {A}#3 {HELD} FIN_WAIT/peer CLOSE_WAIT").until(4)
+    assert stage.engine.pressed == [25, 587]
+    stage.play("4 kernel LOST")
+    stage.engine.look(stage.scopes)
+    assert stage.engine.pressed == [25, 465, 587]
+
+
 def test_overstays_arent_charged_while_blind() -> None:
     stage = Stage().play(f"0 {A} {HELD} FIN_WAIT/server").play("10 kernel LOST").until(500)
     assert stage.evidence(A) == {}
