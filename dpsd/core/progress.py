@@ -70,11 +70,15 @@ class Server:
         (self.mails if is_mail else self.talk).take(after, now)
         self.answered_at = self.spoke_at = now
 
-    def patience(self, since: float) -> float:
-        """For how many seconds it may owe an answer since then before that can't be its fault."""
+    def patience(self, since: float, surely: bool = True) -> float:
+        """For how many seconds it may owe an answer since then before that can't be its fault.
+
+        surely: the answer is still to come; else it may have come already.
+        """
         if self.spoke_at <= since:  # it is silent altogether
             return OWED
-        return min(OWED, max(OWED_AT_LEAST, SLOWEST * self.talk.seconds))
+        least = OWED_AT_LEAST if surely else 0.0
+        return min(OWED, max(least, SLOWEST * self.talk.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,7 @@ class Progress:
             self.until -= self.lent  # it went on with what it had begun: nothing was owed yet
             self.lent, self.owed_at, self.owed = 0.0, now, True
         elif self.owed_at:
-            patience = OWED_A_MAIL if self.is_mail else server.patience(self.owed_at)
+            patience = OWED_A_MAIL if self.is_mail else server.patience(self.owed_at, self.owed)
             if now - self.owed_at <= patience:
                 self.until += now - self.at
                 self.lent += now - self.at

@@ -3,7 +3,7 @@
 import pytest
 
 from dpsd.core.events import Measure
-from dpsd.core.progress import HEADERS, OWED, WORDLESS, Progress, Server, Useful, words
+from dpsd.core.progress import HEADERS, OWED, TALK, WORDLESS, Progress, Server, Useful, words
 
 RATE, AHEAD = 32.0, 15.0  # bytes a second, seconds
 USEFUL = Useful(RATE, AHEAD, AHEAD, mail=1000)
@@ -70,6 +70,19 @@ def test_a_server_that_answers_others_at_once_owes_this_one_nothing_for_long() -
     assert not progress.blames_server(busy)
     assert told(*ASKED).blames_server(Server())  # nobody was answered
     assert not told(*ASKED, (200, HELO + 40, 75)).blames_server(Server())  # but for so long?
+
+
+@pytest.mark.parametrize("every", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0, 8.0])
+def test_small_talk_is_of_no_use_in_any_rhythm(every: float) -> None:
+    """It is answered at once, so each dump that finds both may have missed another question."""
+    server, progress, now = Server(), Progress(0.0, 0.0), 0.0
+    while progress.useless() <= 2.0:
+        now += 0.25
+        times = int(now / every)
+        server.answered(0.0, False, now - 0.1)  # somebody else
+        heard = counters(TALK + 6 * times, 75 + 30 * times)
+        progress.measured(heard, 4, Useful(64.0, 1.0, 6.0, mail=1000), server, now)
+    assert now <= 5.0
 
 
 def test_a_slow_server_is_given_twice_the_time_that_it_takes() -> None:
