@@ -17,7 +17,7 @@ from typing import Any, Self
 from tests.lab.dpsd import Dpsd
 from tests.lab.net import HONEST4, HONEST6, MAIL4, MAIL6, Namespace, Net, source4, source6
 
-PATIENCE = 5.0  # seconds for what has to happen at once, on a busy machine
+PATIENCE = 10.0  # seconds for what has to happen at once, on a busy machine
 PORTS = (22, 25, 465, 587)
 GREETING = b"220 mail.example.net\r\n"
 CONTROL = {4: source4(HONEST4, 20_000), 6: source6(HONEST6, 20_000)}
