@@ -1,8 +1,8 @@
 """Siege: what the sessions that had to be ended tell of an attack on one pool of slots.
 
-Who fills all slots with sessions of no use has more of them waiting for the next. So after a whole
-wave of them, or after a swarm, strangers get less time for a while: every wave costs honest mail
-the time that it is borne with.
+Who fills all slots with sessions of no use has more of them waiting. So after a whole wave of them
+peers with several sessions get less time for a while, and after a swarm all do: every wave costs
+honest mail the time that it is borne with.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """Those who have to be listed, wherever they hide: so that a day can tell them from the honest."""
 
 from collections.abc import Iterator
+from math import inf
 
-from tests.day.session import Peer, Session
+from tests.day.session import Peer, Script, Session
 from tests.day.ways import ipv4, ipv6, later
 from tests.day.world import Acts, World
 
@@ -10,21 +11,24 @@ SIEGES = (300.0, 1000.0, 1760.0, 2300.0, 2500.0, 2990.0, 3200.0)  # one in each 
 BUSY = 1000.0  # seconds from the hour's start; by then there is stress
 
 
+def _silent(session: Session) -> Acts:
+    yield from session.says(12)
+    yield from session.answers()
+    yield from session.silent(1e6)
+
+
+def _again(world: World, peer: Peer, script: Script, until: float = inf) -> Acts:
+    """One session after the other, until so many seconds after the day's beginning."""
+    while world.since < until:
+        yield from Session(world, peer).run(script)
+        yield 1.0
+
+
 def hold(world: World) -> Iterator[Acts]:
     """Ten sessions from one source while slots run short, silent but for a HELO; and again."""
-
-    def silent(session: Session) -> Acts:
-        yield from session.says(12)
-        yield from session.answers()
-        yield from session.silent(1e6)
-
-    def again(address: bytes) -> Acts:
-        while True:
-            yield from Session(world, Peer("hold", address, 0.03)).run(silent)
-            yield 1.0
-
     for address in (ipv4(66, 1), ipv6(66, 1)):
-        yield from (later(BUSY + number, again(address)) for number in range(10))
+        peer = Peer("hold", address, 0.03)
+        yield from (later(BUSY + number, _again(world, peer, _silent)) for number in range(10))
 
 
 def churn(world: World) -> Iterator[Acts]:
@@ -50,13 +54,9 @@ def noop(world: World) -> Iterator[Acts]:
         while True:
             yield from session.asks(6, 8.0)
 
-    def again(address: bytes) -> Acts:
-        while True:
-            yield from Session(world, Peer("noop", address, 0.03)).run(talk)
-            yield 1.0
-
     for address in (ipv4(68, 1), ipv6(68, 1)):
-        yield from (later(BUSY + number, again(address)) for number in range(12))
+        peer = Peer("noop", address, 0.03)
+        yield from (later(BUSY + number, _again(world, peer, talk)) for number in range(12))
 
 
 ATTACKERS = (hold, churn, noop)
@@ -65,19 +65,10 @@ ATTACKERS = (hold, churn, noop)
 def sieges(world: World) -> Iterator[Acts]:
     """Now and then forty sources with ten silent sessions each, for a minute."""
 
-    def silent(session: Session) -> Acts:
-        yield from session.says(12)
-        yield from session.answers()
-        yield from session.silent(1e6)
-
-    def again(address: bytes, until: float) -> Acts:
-        while world.since < until:
-            yield from Session(world, Peer("siege", address, 0.03)).run(silent)
-            yield 1.0
-
     for number, at in enumerate(SIEGES):
         for source in range(40):
             block = 70 + number
             address = ipv4(block, source) if source % 2 else ipv6(block, source)
+            peer = Peer("siege", address, 0.03)
             for each in range(10):
-                yield later(at + 0.01 * each, again(address, at + 60.0))
+                yield later(at + 0.01 * each, _again(world, peer, _silent, until=at + 60.0))
