@@ -20,13 +20,14 @@ from dpsd.core.lingering import Lingering
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
-from dpsd.core.reaper import Haste, reap
+from dpsd.core.reaper import HURRIED, Haste, reap
 from dpsd.core.sessions import Noted, Scope, Session, Sessions
 from dpsd.core.siege import Siege
+from dpsd.core.stalls import abandon
 from dpsd.core.story import span, verdict
 from dpsd.core.stress import Stress
 
-SWARM = 4  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
+SWARM = 5  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,11 @@ class Engine:
 
         return self._judge(self._lingering.take(keys, proper, now), now)
 
+    def heard(self, words: Mapping[Key, tuple[float, bool]], now: float) -> None:
+        """Take what the server's sockets tell: for how many seconds each last word could have been
+        answered, and whether it was the server's."""
+        self.sessions.heard(words, now)
+
     def knocked(self, packets: Mapping[Network, int], now: float) -> None:
         """Take how many packets of each listed peer were dropped since it was listed."""
         self._knocks.take(packets, self.policy.knock_rate, now)
@@ -182,6 +188,7 @@ class Engine:
             return [], []
         policy, guilty, ended = self.policy, Guilty(), list[Key]()
         patience = partial(self.judge.patience, now=now)
+        trust = partial(self.judge.trust, now=now)
         for pool in policy.pools:
             mine = [s for s in self.sessions if not pool.ports or s.port in pool.ports]
             # Those that are being ended already; to observe means that they stay.
@@ -190,7 +197,10 @@ class Engine:
             siege = self._sieges[pool.ports]
             swarming, besieged = now <= siege.swarm_until, now <= siege.until
             many = max(1, pool.slots // SWARM)
-            haste = Haste(policy.reap_after, many, swarming, besieged, patience)
+            after = policy.reap_after * (HURRIED if besieged else 1.0)
+            if self.stress >= 1.0:
+                abandon(mine, after, trust, self.sessions.server)
+            haste = Haste(policy.reap_after, many, policy.few, swarming, besieged, patience)
             reaped, is_swarm = reap(mine, room, haste, self._is_spared)
             siege.take(len(reaped), pool.slots, is_swarm, now)
             for session in reaped:

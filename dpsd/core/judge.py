@@ -13,16 +13,17 @@ from dpsd.core.events import Key, Measure, State
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.prefixes import LONGEST, Prefix, Prefixes
-from dpsd.core.progress import greeted, words
+from dpsd.core.progress import answers, greeted, is_mail, words
 from dpsd.core.scores import MOST_TRUST, Kind, Peer, Scores, Seen
 from dpsd.core.sessions import CLOSED, ESTABLISHED, GONE, OPENED, Note, Noted, Session, Sessions
 from dpsd.core.stress import Stress
 
-FEW = 16  # up to a slot in so many a peer holds few: its sessions count once until it comes back
 # Credit for a session that delivered nothing, but went and closed as it should, and the most of it.
 REGULAR, REGULAR_MOST = 0.25, 3.0
 FEW_MOST = 1.5  # times evidence.overstay_most is what they cost together by staying
-ALONE = 0.6  # share of a session's cost for such a peer, unless there is a swarm
+# Times a session's cost that such a peer pays: as one of a swarm, which comes back within SOON
+# seconds, or else. The honest whom a swarm is in the way of try again later.
+SOON, AT_ONCE, LATER = 5.0, 1.3, 0.5
 TRUSTED = 2.0  # from this patience on a peer pays less for it
 UNANSWERED = 0.5  # share of a session's cost while the server may owe it an answer
 
@@ -70,6 +71,11 @@ class Judge:
         peer = self.scores.get(key)
         return 1.0 if peer is None else self.scores.patience(peer, now)
 
+    def trust(self, key: bytes, now: float) -> float:
+        """How many deliveries this peer has to its credit."""
+        peer = self.scores.get(key)
+        return 0.0 if peer is None else self.scores.trust(peer, now)
+
     def hear(self, notes: Iterable[Noted], blind: bool, now: float) -> Guilty:
         """Charge what the notes tell; the peers that have become too expensive.
 
@@ -99,23 +105,25 @@ class Judge:
         swarming: there is a swarm, or there was one just now.
         """
         progress, peer = session.progress, self.scores.peer(session.peer, now)
-        if progress is None or self._sessions.delivered(session):
-            return  # it only waited for its next mail
         server = self._sessions.server
-        if progress.blames_server(server):
+        if progress is None or progress.blames_server(server):
             return
+        if progress.is_mail and not progress.abandoned:
+            return  # it only waited for its next mail
         if not self._sessions.measured:  # it may have been of use: without counters nobody knows
             return
         stress = self._stress.level
         cost = self._policy.crowd_cost * stress * (UNANSWERED if progress.waits() else 1.0)
         cost *= min(1.0, TRUSTED / self.scores.patience(peer, now))
-        if self._holds_few(peer):
+        after = self._policy.reap_after
+        if peer.open <= self._policy.few:
             if session.since <= peer.ended_at:  # its network may have failed: it didn't return
                 return
-            if not swarming:
-                cost *= ALONE
+            is_one = swarming and session.since - peer.ended_at <= SOON
+            cost *= AT_ONCE if is_one else LATER
+        else:  # who was ended in a hurry may have been about to go on
+            cost *= min(1.0, session.useless() / after)
         peer.ended_at = now
-        after = self._policy.reap_after
         seen = Seen(session.port, session.useless(), peer.open, after, stress)
         self._charge(peer, Kind.CROWD, "", cost, guilty, now, seen)
 
@@ -178,7 +186,7 @@ class Judge:
         stress = 0.0 if is_open and not self._sessions.measured else self._stress.level
         cost = seconds * self._policy.overstay_cost(stress, is_open)
         most = self._policy.overstay_most
-        if self._holds_few(peer):
+        if peer.open <= self._policy.few:
             most = min(most, FEW_MOST * most / max(1, peer.open))
         cost = max(0.0, min(cost, most - session.charged))
         first = not session.charged
@@ -219,8 +227,11 @@ class Judge:
             return
         version = self._sessions.version(session)
         said = words(measure, version)
+        progress = session.progress
+        if progress and progress.is_mail and progress.owed and said <= progress.said:
+            return  # after its last word it only heard that the server had waited long enough
         if session.state != State.CLOSE and said > policy.empty_bytes:
-            delivered = said >= policy.delivered_bytes
+            delivered = is_mail(said, answers(measure, version), policy.delivered_bytes)
             worth, most = (1.0, MOST_TRUST) if delivered else (REGULAR, REGULAR_MOST)
             self.scores.credit(peer, worth, most, now)
         if said <= policy.empty_bytes and greeted(measure, version):  # else it waited in vain
@@ -236,7 +247,3 @@ class Judge:
                 seen = Seen(session.port, most=peer.time_wait, proper=allowance)
                 cost = self._policy.time_wait_cost
                 self._charge(peer, Kind.TIME_WAIT, "", cost, guilty, now, seen)
-
-    def _holds_few(self, peer: Peer) -> bool:
-        """Whether a peer has so few open sessions that their stalling may be its network's."""
-        return peer.open <= max(1, self._policy.slots // FEW)

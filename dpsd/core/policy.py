@@ -7,6 +7,7 @@ from dpsd.core.events import State
 from dpsd.core.lists import ListName
 from dpsd.core.progress import Useful
 
+FEW = 16  # up to a slot in so many a peer holds few
 MILD = 1 / 3  # share of a flood that a server bears well
 # Seconds of use in advance, at rest and under full pressure; of a mail, for a slow sender's pauses.
 AHEAD, AHEAD_STRESS = 15.0, 1.0
@@ -80,6 +81,12 @@ class Policy:
     def slots(self) -> int:
         """All slots together."""
         return sum(pool.slots for pool in self.pools)
+
+    @property
+    def few(self) -> int:
+        """Up to how many open sessions are few for a peer: their stalling may be its network's, and
+        many such peers may be one attacker."""
+        return max(1, self.slots // FEW)
 
     def flood(self, opened: float) -> float:
         """From 0 to 1: how much of a flood so many new sessions a second from everybody are."""

@@ -23,6 +23,9 @@ SLOWEST = 2.0  # how many times as long as the pace an answer may take
 SLOW = 0.5  # seconds; from this pace on a server is slow
 TALK = 48  # bytes from which on a peer that was answered may have asked more than HELO already
 ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
+# A TLS handshake looks like a mail: it shows by the server's certificates, and makes a peer say up
+# to so many bytes more (X25519MLKEM768 alone is 1,216: draft-ietf-tls-ecdhe-mlkem).
+CERTIFICATES, HANDSHAKE = 1200, 1000
 
 
 def words(measure: Measure, version: int) -> int:
@@ -30,9 +33,22 @@ def words(measure: Measure, version: int) -> int:
     return max(0, (measure.octets or 0) - HEADERS[version] * (measure.packets or 0))
 
 
+def answers(measure: Measure, version: int) -> int:
+    """Bytes that the server said, headers not counted; a little less without timestamps."""
+    return max(0, (measure.answered or 0) - HEADERS[version] * (measure.answers or 0))
+
+
 def greeted(measure: Measure, version: int) -> bool:
     """Whether the server said anything to the peer."""
     return (measure.answered or 0) > WORDLESS[version] * (measure.answers or 0)
+
+
+def is_mail(said: int, answered: int, least: int) -> bool:
+    """Whether a peer that said and was answered so many bytes may have said a mail.
+
+    least: how many they are when it wasn't in TLS.
+    """
+    return said >= least + (HANDSHAKE if answered >= CERTIFICATES else 0)
 
 
 @dataclass(slots=True)
@@ -102,8 +118,8 @@ class Progress:
     said anything; said, answered: bytes without headers from the peer and the server; owed_at:
     since when the server may owe an answer, 0 if it doesn't; owed: whether it surely does;
     unfinished: whether the peer went on speaking before it was answered; lent: seconds that the
-    clock stood still for that; is_mail: whether it said as much as a mail; forgotten_at:
-    when the kernel will forget the session if it stays silent.
+    clock stood still for that; is_mail: whether it said as much as a mail; abandoned: whether it
+    won't finish that; forgotten_at: when the kernel will forget the session if it stays silent.
     """
 
     until: float
@@ -116,6 +132,7 @@ class Progress:
     unfinished: bool = False
     lent: float = 0.0
     is_mail: bool = False
+    abandoned: bool = False
     forgotten_at: float = 0.0
 
     def useless(self) -> float:
@@ -139,12 +156,10 @@ class Progress:
         self, measure: Measure, version: int, useful: Useful, server: Server, now: float
     ) -> None:
         """Take the kernel's counters, and tell the server's record what it did."""
-        said = words(measure, version)
-        answers, octets = measure.answers or 0, measure.answered or 0
-        answered = max(0, octets - HEADERS[version] * answers)
+        said, answered = words(measure, version), answers(measure, version)
         self.greeted = self.greeted or greeted(measure, version)
         spoke, heard = said > self.said, answered > self.answered
-        self.is_mail = said >= useful.mail
+        self.is_mail = is_mail(said, answered, useful.mail)
         if not self.greeted:
             self.until = now
         else:
@@ -160,10 +175,37 @@ class Progress:
         self.said, self.answered = max(said, self.said), max(answered, self.answered)
         self.at = now
 
+    def told(self, ago: float, by_server: bool, now: float) -> None:
+        """Take what the server's socket knows: who spoke last, and for how many seconds the other
+        side could have answered.
+
+        No dump could tell, if both sides spoke since the one before. What none has seen yet is left
+        to the next one.
+        """
+        if not (self.greeted and self.said) or self.at < now - ago:
+            return
+        if not by_server:
+            self.owed_at, self.owed = now - ago, True
+        elif self.owed_at:
+            self.until -= min(self.lent, ago)  # it was the peer's turn
+            self.owed_at, self.owed, self.lent, self.unfinished = 0.0, False, 0.0, False
+
+    def unanswered(self, server: Server) -> float:
+        """For how many seconds its mail has surely had no answer; 0 while that is as usual."""
+        silent = self.at - self.owed_at
+        if not (self.is_mail and self.owed) or silent <= SLOWEST * server.mails.seconds:
+            return 0.0
+        return silent
+
+    def abandon(self) -> None:
+        """It won't finish its mail: what was lent to it is taken back."""
+        self.until = min(self.until, self.owed_at)
+        self.abandoned = True
+
     def _turn(self, spoke: bool, heard: bool, said: int, server: Server, now: float) -> None:
         """Whose turn is it? The clock stands still while it is the server's."""
         if heard:
-            self.lent, self.owed, self.unfinished = 0.0, False, False
+            self.lent, self.owed, self.unfinished, self.abandoned = 0.0, False, False, False
             # It may have asked once more. HELO alone is answered, unless the server is slow.
             asks = spoke and (said >= TALK or server.talk.seconds >= SLOW)
             self.owed_at = now if asks else 0.0

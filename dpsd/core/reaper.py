@@ -2,8 +2,8 @@
 
 The greediest peer's least useful session first, then the next, until there is room. Sessions that
 make progress, and those that the server hasn't greeted yet, are never among them. A peer with a
-single session gets more time, since it costs little; but where very many peers with one or two
-useless sessions each fill the slots, they are one attacker with many addresses: a swarm.
+single session gets more time, since it costs little; but where very many peers with few useless
+sessions each fill the slots, they are one attacker with many addresses: a swarm.
 """
 
 from collections import defaultdict
@@ -15,7 +15,6 @@ from dpsd.core.events import State
 from dpsd.core.sessions import Session
 
 MOST = 2_000  # sessions at a time: to end them takes the kernel some 0.1 s
-FEW = 2  # sessions of a peer that may be one of a swarm
 LONE = 3.0  # times as long may the only session of a peer be useless, unless there is a swarm
 HURRIED = 0.5  # times as long may those of a swarm, and of a peer with several under a siege
 
@@ -23,12 +22,14 @@ HURRIED = 0.5  # times as long may those of a swarm, and of a peer with several 
 @dataclass(frozen=True, slots=True)
 class Haste:
     """after: seconds of no use after which a session may be ended; swarm: how many peers with few
-    useless sessions each are one; swarming, besieged: there was one just now, or a siege; patience:
-    how many times longer a peer's sessions may last.
+    sessions each, useless ones among them, are one; few: up to how many those are; swarming,
+    besieged: there was one just now, or a siege; patience: how many times longer a peer's sessions
+    may last.
     """
 
     after: float
     swarm: int
+    few: int = 2
     swarming: bool = False
     besieged: bool = False
     patience: Callable[[bytes], float] = lambda _: 1.0
@@ -56,7 +57,7 @@ def reap(
             held[session.peer] += 1
             if not session.reaped and session.useless() > haste.after * HURRIED:
                 useless[session.peer].append(session)
-    is_swarm = sum(held[peer] <= FEW for peer in useless) >= haste.swarm
+    is_swarm = sum(held[peer] <= haste.few for peer in useless) >= haste.swarm
     greed: list[tuple[int, int, bytes]] = []
     for order, (peer, candidates) in enumerate(useless.items()):
         after = haste.after * haste.patience(peer)

@@ -231,6 +231,14 @@ class Sessions:
             return None
         return Session(key, self._size.key(peer), port, ESTABLISHED, now)
 
+    def heard(self, words: Mapping[Key, tuple[float, bool]], now: float) -> None:
+        """Take what the server's sockets tell: for how many seconds each last word could have been
+        answered, and whether it was the server's."""
+        for key, (ago, by_server) in words.items():
+            session = self._open.get(key)
+            if session and session.progress and session.state == ESTABLISHED and self.measured:
+                session.progress.told(ago, by_server, now)
+
     def leave(self, scopes: Iterable[Scope]) -> list[Noted]:
         """Drop the sessions that no dump of these scopes shows: they aren't heard of any more."""
         kept = list(scopes)

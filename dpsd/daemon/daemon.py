@@ -140,7 +140,7 @@ class Daemon:
             (self._dump, TICK),
             (self._poll, POLL),
             (self._flush, FLUSH),
-            (self._look_at_sockets, 2.0),
+            (self._look_at_sockets, 1.0),
             (self._guard.count, 5.0),
             (self._look_at_host, 30.0),
             (self._count_knocks, 30.0),
@@ -249,19 +249,21 @@ class Daemon:
         await self._memory.forget(self._config.store.history_for)
 
     async def _look_at_sockets(self) -> None:
-        """Which sessions the server has closed, and their peers haven't; unless it is elsewhere."""
+        """What only the server's sockets know of its sessions; unless it is elsewhere."""
         if self._config.protect.addresses:
             return
+        engine, ports = self._engine, self._config.protect.ports
         try:
-            found = await asyncio.to_thread(sockdiag.half_closed, self._config.protect.ports)
+            found = await asyncio.to_thread(sockdiag.look, ports, bool(engine.stress))
         except DpsdError as problem:
             if not self._sockets_fail:
-                log.warning("%s; half-closed sessions are only known by conntrack", problem)
+                log.warning("%s; conntrack alone tells of the sessions", problem)
             self._sockets_fail = True
             return
         self._sockets_fail = False
-        keys = [key_of(Endpoints(s.remote, s.local, s.remote_port, s.local_port)) for s in found]
-        self._bailiff.carry_out(self._engine.linger(keys, self._clock.now()))
+        now = self._clock.now()
+        engine.heard({_key(session): word for session, word in found.words.items()}, now)
+        self._bailiff.carry_out(engine.linger(map(_key, found.half_closed), now))
 
     async def _count_knocks(self) -> None:
         try:
@@ -376,6 +378,11 @@ class Daemon:
 
     def _elements(self) -> dict[Any, float | None]:
         return self._engine.lists.elements()
+
+
+def _key(session: sockdiag.Session) -> bytes:
+    local, local_port, remote, remote_port = session
+    return key_of(Endpoints(remote, local, remote_port, local_port))
 
 
 def _set_level(config: Config) -> None:

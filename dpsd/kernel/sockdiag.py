@@ -1,9 +1,11 @@
-"""Ends live sessions of this host's own sockets: SOCK_DESTROY of the sock_diag netlink family.
+"""This host's own sockets, by the sock_diag netlink family: what they tell of sessions that
+conntrack doesn't, and SOCK_DESTROY, which ends live sessions.
 
-Layouts from include/uapi/linux/inet_diag.h. When no socket has the four addresses and ports of a
-session any more, the kernel's look-up (inet_diag_find_one_icsk) goes on to the *listening* socket
-of the port and would end that: the mail server would be deaf. So every session is asked for first,
-and only what is no listener is ended, under the cookie that names exactly that socket.
+Layouts from include/uapi/linux/inet_diag.h and tcp.h. When no socket has the four addresses and
+ports of a session any more, the kernel's look-up (inet_diag_find_one_icsk) goes on to the
+*listening* socket of the port and would end that: the mail server would be deaf. So every session
+is asked for first, and only what is no listener is ended, under the cookie that names exactly that
+socket.
 """
 
 import errno
@@ -15,7 +17,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from dpsd.errors import DpsdError, KernelError, NotPermitted
-from dpsd.kernel.ctnetlink import NLM_F_DUMP, NLMSG_DONE, messages
+from dpsd.kernel.ctnetlink import ATTRIBUTE, NLM_F_DUMP, NLMSG_DONE, messages
 
 _NETLINK_SOCK_DIAG = 4
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
@@ -32,6 +34,11 @@ _REQUEST = Struct("=BBBxI2s2s16s16sI8s")
 # inet_diag_msg: family, state, timer, retransmissions; inet_diag_sockid; expires, queues, uid,
 # inode.
 _ANSWER = Struct("=BBBB2s2s16s16sI8s5I")
+# tcp_info: tcpi_last_data_sent, _ack_sent (never told), _data_recv, _ack_recv: milliseconds ago;
+# tcpi_rtt: microseconds.
+_LAST = Struct("=44x4I8xI")
+_STATE_AT = 1
+_INFO = 2  # INET_DIAG_INFO
 _NO_COOKIE = b"\xff" * 8
 _MAPPED = bytes(10) + b"\xff\xff"
 
@@ -91,45 +98,90 @@ def probe() -> None:
         raise _refused(outcome if isinstance(outcome, int) else errno.EPROTO)
 
 
-def half_closed(ports: Iterable[int]) -> list[Session]:
-    """The sessions to these ports that this host has closed and the peer hasn't (FIN_WAIT2).
+class Word(NamedTuple):
+    """The last that was said in a session, and whether by this host: for how many seconds the other
+    side could have answered, as far as the network's delay is known."""
 
-    Raises KernelError if the kernel can't tell.
+    ago: float
+    ours: bool
+
+
+class Sockets(NamedTuple):
+    """half_closed: sessions that this host has closed and the peer hasn't (FIN_WAIT2). words: the
+    last word in each that is open."""
+
+    half_closed: list[Session]
+    words: dict[Session, Word]
+
+
+def look(ports: Iterable[int], words: bool) -> Sockets:
+    """What this host's sockets tell of the sessions to these ports.
+
+    words: whether to ask for that, too. Raises KernelError if the kernel can't tell.
     """
-    wanted = frozenset(ports)
+    wanted, found = frozenset(ports), Sockets([], {})
+    states = 1 << _FIN_WAIT2 | (1 << _ESTABLISHED if words else 0)
     with _open() as diag:
         # Of all ports at once: for each dump the kernel walks through all of its sockets.
-        return [
-            session
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for session in _dump(diag, family, 1 << _FIN_WAIT2)
-            if session.local_port in wanted
-        ]
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for answer in _dump(diag, family, states, 1 << (_INFO - 1) if words else 0):
+                session = _session(family, answer)
+                if session.local_port not in wanted:
+                    continue
+                if answer[_STATE_AT] == _FIN_WAIT2:
+                    found.half_closed.append(session)
+                elif (last := _last_word(answer)) is not None:
+                    found.words[session] = last
+    return found
 
 
-def _dump(diag: socket.socket, family: int, states: int) -> Iterator[Session]:
+def _dump(diag: socket.socket, family: int, states: int, more: int) -> Iterator[memoryview]:
+    """Each inet_diag_msg and its attributes. more: which attributes, as bits."""
     none, no_port = bytes(16), bytes(2)
     body = _REQUEST.pack(
-        family, socket.IPPROTO_TCP, 0, states, no_port, no_port, none, none, 0, _NO_COOKIE
+        family, socket.IPPROTO_TCP, more, states, no_port, no_port, none, none, 0, _NO_COOKIE
     )
     flags = _NLM_F_REQUEST | NLM_F_DUMP
     diag.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 0, 0) + body)
     while True:
         datagram = diag.recv(1 << 17)
-        for start, _ in messages(datagram):
+        for start, end in messages(datagram):
             kind = _HEADER.unpack_from(datagram, start)[1]
             if kind == NLMSG_DONE:
                 return
             body_at = start + _HEADER.size
             if kind == _NLMSG_ERROR:
                 raise _refused(-_ERROR.unpack_from(datagram, body_at)[0])
-            _, _, _, _, port, remote_port, local, remote, *_ = _ANSWER.unpack_from(
-                datagram, body_at
-            )
-            yield Session(
-                _address(family, local), int.from_bytes(port),
-                _address(family, remote), int.from_bytes(remote_port),
-            )  # fmt: skip
+            yield memoryview(datagram)[body_at:end]
+
+
+def _session(family: int, answer: memoryview) -> Session:
+    _, _, _, _, port, remote_port, local, remote, *_ = _ANSWER.unpack_from(answer)
+    return Session(
+        _address(family, local), int.from_bytes(port),
+        _address(family, remote), int.from_bytes(remote_port),
+    )  # fmt: skip
+
+
+def _last_word(answer: memoryview) -> Word | None:
+    """None where the kernel doesn't tell.
+
+    It knows the times of both sides' last data in jiffies only: on a fast network they are often
+    the same. But who heard an answer acknowledges it: if the peer's last packet was such an
+    acknowledgement, and not its data, the last word was ours.
+    """
+    at = _ANSWER.size
+    while at + ATTRIBUTE.size <= len(answer):
+        length, kind = ATTRIBUTE.unpack_from(answer, at)
+        if kind == _INFO and length >= ATTRIBUTE.size + _LAST.size:
+            sent, _, received, acknowledged, rtt = _LAST.unpack_from(answer, at + ATTRIBUTE.size)
+            if sent < received or acknowledged < received:
+                return Word(max(0.0, sent / 1e3 - rtt / 1e6), ours=True)
+            return Word(received / 1e3, ours=False)
+        if length < ATTRIBUTE.size:
+            return None
+        at += length + 3 & ~3
+    return None
 
 
 def _address(family: int, packed: bytes) -> bytes:

@@ -72,6 +72,34 @@ def test_a_server_that_answers_others_at_once_owes_this_one_nothing_for_long() -
     assert not told(*ASKED, (200, HELO + 40, 75)).blames_server(Server())  # but for so long?
 
 
+def test_the_socket_knows_who_spoke_last() -> None:
+    """Where both spoke since the last dump, none can tell."""
+    talk = (1, HELO + 40, 75)
+    waiting, answered, asking = told(talk, (5, 56, 75)), told(talk, (5, 56, 75)), told(talk)
+    assert waiting.useless() == told(talk).useless()  # it may have asked something
+    answered.told(4.0, True, 5.0)
+    assert answered.useless() == pytest.approx(told(talk).useless() + 4)
+    assert not answered.waits()
+    asking.told(0.5, False, 1.5)
+    assert asking.waits()
+    assert asking.owed
+
+
+def test_what_the_socket_knows_of_words_that_no_dump_saw_waits_for_the_next() -> None:
+    progress = told(*ASKED)
+    progress.told(0.1, True, 2.5)
+    assert progress.owed
+    silent = told((1, 0, GREETING))
+    silent.told(0.5, False, 1.0)  # it was greeted within the tick of a clock
+    assert not silent.owed
+
+
+def test_a_tls_handshake_is_no_mail() -> None:
+    assert told((1, 1700, 2500)).is_mail is False  # with a post-quantum key in the client's hello
+    assert told((1, 2500, 2500)).is_mail
+    assert told((1, 1000, 300)).is_mail
+
+
 @pytest.mark.parametrize("every", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0, 8.0])
 def test_small_talk_is_of_no_use_in_any_rhythm(every: float) -> None:
     """It is answered at once, so each dump that finds both may have missed another question."""

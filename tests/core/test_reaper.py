@@ -86,6 +86,12 @@ def test_many_peers_with_few_useless_sessions_each_are_a_swarm() -> None:
     assert len(reap(swarm[:3], 100, Haste(2.0, swarm=20, swarming=True))) == 3
 
 
+def test_how_many_are_few_depends_on_the_slots() -> None:
+    held = [session(f"swarm {n // 4}", 1.5) for n in range(80)]
+    assert reap(held, 100, Haste(2.0, swarm=20)) == []
+    assert len(reap(held, 100, Haste(2.0, swarm=20, few=4))) == 80
+
+
 def test_a_peer_with_several_gets_less_time_under_a_siege() -> None:
     held = [session("a", 1.5), session("a", 0.5), session("lone", 5)]
     assert reap(held, 100, PLAIN) == []

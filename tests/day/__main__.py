@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from statistics import median
 
-from tests.day.attackers import sieges
+from tests.day import attackers
 from tests.day.day import day
 from tests.day.world import World
 
@@ -36,13 +36,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--no-counts", action="store_true", help="conntrack counts no bytes")
-    parser.add_argument("--sieges", action="store_true", help="with attackers now and then")
+    parser.add_argument("--attack", choices=("sieges", "stalls", "swarms"), help="now and then")
+    parser.add_argument("--no-sockets", action="store_true", help="the server is elsewhere")
     given = parser.parse_args()
     listed: Counter[str] = Counter()
     for seed in range(given.first, given.first + given.seeds):
         began = time.process_time()
-        more = (sieges,) if given.sieges else ()
-        world = day(seed, given.hours, not given.no_counts, more=more)
+        more = (getattr(attackers, given.attack),) if given.attack else ()
+        world = day(seed, given.hours, not given.no_counts, not given.no_sockets, more=more)
         print(f"seed {seed}, {time.process_time() - began:.1f} s: {told(world)}")
         for listing in world.seen.listings:
             if listing.kinds == ["siege"]:

@@ -62,13 +62,33 @@ def noop(world: World) -> Iterator[Acts]:
 ATTACKERS = (hold, churn, noop)
 
 
-def sieges(world: World) -> Iterator[Acts]:
+def stalls(world: World) -> Iterator[Acts]:
+    """The same, but each session begins a mail first."""
+
+    def stall(session: Session) -> Acts:
+        yield from session.hello()
+        yield from session.envelope()
+        yield from session.asks(6)
+        yield from session.upload(2000, 1e6)
+        yield from session.silent(1e6)
+
+    yield from sieges(world, stall)
+
+
+def swarms(world: World) -> Iterator[Acts]:
+    """The same number of sessions, each from a source of its own."""
+    yield from sieges(world, _silent, 400, 1)
+
+
+def sieges(
+    world: World, script: Script = _silent, sources: int = 40, sessions: int = 10
+) -> Iterator[Acts]:
     """Now and then forty sources with ten silent sessions each, for a minute."""
 
     for number, at in enumerate(SIEGES):
-        for source in range(40):
+        for source in range(sources):
             block = 70 + number
             address = ipv4(block, source) if source % 2 else ipv6(block, source)
             peer = Peer("siege", address, 0.03)
-            for each in range(10):
-                yield later(at + 0.01 * each, _again(world, peer, _silent, until=at + 60.0))
+            for each in range(sessions):
+                yield later(at + 0.01 * each, _again(world, peer, script, until=at + 60.0))

@@ -47,10 +47,10 @@ def weathers(world: World) -> Acts:
             yield seconds
 
 
-def day(seed: int, hours: float = 1.0, counts: bool = True, config: Config | None = None,
-        more: tuple[Folk, ...] = ()) -> World:  # fmt: skip
+def day(seed: int, hours: float = 1.0, counts: bool = True, sockets: bool = True,
+        config: Config | None = None, more: tuple[Folk, ...] = ()) -> World:  # fmt: skip
     """Play it. more: others beside the honest."""
-    world = World(seed, config, counts)
+    world = World(seed, config, counts, sockets=sockets)
     world.start(weathers(world))
     for folk in (*HONEST.values(), *more):
         for acts in folk(world):

@@ -59,7 +59,10 @@ _NEXT: dict[tuple[int, int], dict[State, State]] = {
 class Row:
     """An entry: a connection as the kernel sees it. header: bytes of IP and TCP in a packet."""
 
-    __slots__ = ("flags", "header", "key", "late", "octets", "packets", "state", "status", "until")
+    __slots__ = (
+        *("by_server", "flags", "header", "key", "late", "octets", "packets"),
+        *("spoke", "state", "status", "until"),
+    )
 
     def __init__(self, key: bytes, header: int) -> None:
         self.key = key
@@ -69,6 +72,7 @@ class Row:
         self.flags = (USUAL, USUAL)
         self.packets = [0, 0]
         self.octets = [0, 0]
+        self.spoke, self.by_server = 0.0, True
         self.until = 0.0
         self.late = 0.0
 
@@ -98,6 +102,8 @@ class Table:
         """Packets from one side: what they carry beside headers, and how many they are."""
         row.packets[side] += packets
         row.octets[side] += words + packets * row.header + (8 if kind == SYN else 0)
+        if words:
+            row.spoke, row.by_server = now, side == SERVER
         was = row.state
         state = row.state = _NEXT[side, kind].get(was, was)
         row.until = now + self._forget[state]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dpsd import assembly
 from dpsd.config import Config
 from dpsd.core.engine import Verdict
-from dpsd.core.events import Endpoints, Event, State
+from dpsd.core.events import Endpoints, Event, Key, State
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.kernel.host import Host
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TICK = 0.25  # seconds, of the daemon
 DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.2
+SOCKETS_EVERY = 1.0
 BATCH = 0.003  # seconds that events gather
 SERVERS = {4: ip_address("192.0.2.25").packed, 6: ip_address("2001:db8::25").packed}
 
@@ -168,9 +169,11 @@ class World:
         config: Config | None = None,
         counts: bool = True,
         enforce: bool = True,
+        sockets: bool = True,
         hears: Callable[[list[Event]], object] = lambda _: None,
     ) -> None:
         self.enforce = enforce
+        self.sockets = sockets
         self.config = config = config or Config()
         self._hears = hears
         self.chance = Random(seed)
@@ -193,7 +196,7 @@ class World:
         self._heap: list[tuple[float, int, Task, int, Exception | None]] = []
         self._serial = count()
         self.current: Task | None = None
-        self._dumped = -math.inf
+        self._dumped = self._asked = -math.inf
         self._batch = math.inf
         self._ports: Counter[bytes] = Counter()
 
@@ -269,8 +272,20 @@ class World:
                 for scope in self._scopes:
                     self._tell(self.table.dump(scope, self.now))
                     self._feed()
+            if self.now - self._asked >= SOCKETS_EVERY:
+                self._asked = self.now
+                engine.heard(self._words(), self.now)
             self._note()
             yield TICK
+
+    def _words(self) -> dict[Key, tuple[float, bool]]:
+        """What the server's sockets tell: the last word in each session, and whether its own."""
+        words: dict[Key, tuple[float, bool]] = {}
+        for each in self.server.busy if self.sockets else ():
+            row = each.row
+            ago = self.now - row.spoke - (each.peer.rtt if row.by_server else 0.0)
+            words[row.key] = max(0.0, ago), row.by_server
+        return words
 
     def _feed(self) -> None:
         told = self.table.told

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 
 import pytest
@@ -236,9 +236,40 @@ def test_sessions_that_only_this_end_has_closed(
         accepted, _ = server.accept()
         packed = ip_address(named).packed
         ours = Session(packed, port, packed, client.getsockname()[1])
-        assert sockdiag.half_closed([port]) == []
+        assert sockdiag.look([port], False).half_closed == []
         accepted.close()
         assert client.recv(1) == b""  # its FIN is there
-        assert eventually(lambda: sockdiag.half_closed([port, port + 1]) == [ours])
+        assert eventually(lambda: sockdiag.look([port, port + 1], False).half_closed == [ours])
         client.close()
-        assert eventually(lambda: sockdiag.half_closed([port]) == [])
+        assert eventually(lambda: sockdiag.look([port], False).half_closed == [])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_who_spoke_last(address: str) -> None:
+    """On loopback a question and its answer have the same time; only whoever heard acknowledges."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as server, ExitStack() as open_:
+        port = server.getsockname()[1]
+
+        def session(*words: bytes) -> Session:
+            """The server says the capitals, its peer the others, in turn."""
+            client = open_.enter_context(socket.create_connection((address, port), 5))
+            accepted = open_.enter_context(server.accept()[0])
+            for word in words:
+                speaker, listener = (accepted, client) if word.isupper() else (client, accepted)
+                speaker.sendall(word)
+                assert listener.recv(1 << 16)
+            ends = packed(address), port, packed(address), client.getsockname()[1]
+            return Session(*ends)
+
+        answered = session(b"GREETING", b"helo", b"REPLY")
+        stalled = session(b"GREETING", b"data", b"GO ON", b"received: " * 200)
+
+        def ours() -> dict[Session, bool]:
+            words = sockdiag.look([port], True).words
+            return {each: word.ours for each, word in words.items()}
+
+        assert eventually(lambda: ours() == {answered: True, stalled: False})
+        assert all(0.0 <= word.ago < 60.0 for word in sockdiag.look([port], True).words.values())
+        assert sockdiag.look([port], False).words == {}
+        assert sockdiag.look([port + 1], True).words == {}

@@ -171,11 +171,23 @@ async def _drip(session: Connection, chance: random.Random, left: float) -> None
 
 async def _slowdata(session: Connection, chance: random.Random, left: float) -> None:
     """Begins a mail as anybody would, and then takes for ever to say what is in it."""
+    await _data(session)
+    await _repeat(session, b"slow\r\n", chance, 2.0, left)
+
+
+async def _stall(session: Connection, _chance: random.Random, left: float) -> None:
+    """Says much of a mail, and never the rest."""
+    await _data(session)
+    await session.heard()
+    await session.say(b"Received: from somewhere by somewhere else\r\n" * 50)
+    await session.until_cut(left)
+
+
+async def _data(session: Connection) -> None:
     await session.hello()
     for line in (b"MAIL FROM:<a@agent>", b"RCPT TO:<user@example.test>", b"DATA"):
         await session.heard()
         await session.say(line + b"\r\n")
-    await _repeat(session, b"slow\r\n", chance, 2.0, left)
 
 
 async def _repeat(
@@ -241,6 +253,7 @@ STAYING: dict[str, Shape] = {
     "noop": _noop,
     "drip": _drip,
     "slowdata": _slowdata,
+    "stall": _stall,
     "halfclose": _halfclose,
     "shut": _shut,
     "linger": _linger,

@@ -68,6 +68,7 @@ ATTACKS: dict[str, Case] = {
     "noop": _many("noop", "noop: HELO, a NOOP every 8 s"),
     "drip": _many("drip", "drip: a byte every 3 s"),
     "slowdata": _many("slowdata", "slowdata: DATA, a line every 2 s"),
+    "stall": _many("stall", "stall: DATA, 2 kB, then silence"),
     "shut": _many("shut", "half-close: FIN, then stays"),
     "linger": _many("linger", "half-close: QUIT, no FIN of its own"),
     "vanish": Case(
