@@ -296,8 +296,8 @@ class Evidence:
     delivered_bytes: int = key(
         Integer(1, 1_000_000, "bytes"),
         1000,
-        "A session delivered something if its peer sent at least this much, headers not counted."
-        " A TLS handshake takes some 700.",
+        "A session delivered something if its peer sent at least this much, headers not counted;"
+        " in TLS, as the length of the server's answers shows, 1,000 more, for the handshake.",
     )
     knock_rate: float = key(
         Number(0.1, 100_000, "packets a second"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.daemon.conftest import Make
-from tests.daemon.live import CONTROL, MailHost, ended, eventually, listed
+from tests.daemon.live import CONTROL, MAIL, MailHost, ended, eventually, listed, said
 from tests.lab.dpsd import Dpsd
 
 QUICK: dict[str, Any] = {
@@ -20,6 +20,13 @@ QUICK: dict[str, Any] = {
         "abort_cost": 0,
         "empty_cost": 0,
     },
+    "lists": {"white": ["127.0.0.0/8", *CONTROL.values()]},
+}
+
+STALLS: dict[str, Any] = {
+    "policy": {"block_for": "1h"},
+    "protect": {"slots": 10},
+    "stress": {"reap_after": "1s"},
     "lists": {"white": ["127.0.0.0/8", *CONTROL.values()]},
 }
 
@@ -154,6 +161,23 @@ def test_released_from_a_prefix_a_peer_is_judged_again(make: Make, host: MailHos
         return verdict(daemon, "block", peer)
 
     assert eventually(judged)
+
+
+def test_who_never_finishes_its_mails(make: Make, host: MailHost) -> None:
+    """All is said within one look at the table: that the server was silent since, sockets tell."""
+    daemon, stranger, known = make(**STALLS), "10.99.176.1", "10.99.176.2"
+    daemon.start()
+    held = [host.session(stranger) for _ in range(9)]
+    idle = [host.session(known) for _ in range(3)]
+    for client in (*held, *idle):
+        client.send(b"EHLO client.example " * 4)  # the server's words have to show in the counters
+        assert said(client)
+        client.send(MAIL)
+    for client in idle:
+        client.send(b".\r\n")  # answered: it only waits for its next mail
+    assert eventually(lambda: verdict(daemon, "block", stranger))
+    assert all(ended(client) for client in held)
+    assert not verdict(daemon, "block", known)
 
 
 def test_crash_right_after_a_verdict(make: Make, host: MailHost) -> None:
