@@ -84,9 +84,9 @@ class Policy:
 
     @property
     def few(self) -> int:
-        """Up to how many open sessions are few for a peer: their stalling may be its network's, and
-        many such peers may be one attacker."""
-        return max(1, self.slots // FEW)
+        """Up to how many open sessions are few for a peer, where slots are scarcest: their stalling
+        may be its network's, and many such peers may be one attacker."""
+        return max(1, min(pool.slots for pool in self.pools) // FEW)
 
     def flood(self, opened: float) -> float:
         """From 0 to 1: how much of a flood so many new sessions a second from everybody are."""

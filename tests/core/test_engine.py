@@ -117,6 +117,18 @@ def test_few_sessions_count_once_until_their_peer_comes_back(returns: bool, paid
     assert stage.evidence(A) == {"crowd": paid}
 
 
+def test_who_comes_back_at_once_is_one_of_the_swarm() -> None:
+    stage = Stage({"slots": 100, "crowd_cost": 20.0, "stress_until": 0.0, "block_at": 1e6}, dumps=1)
+    for number in range(110):
+        stage.play(f"0 10.7.0.{number} {HELD}")
+    soon, later = "10.7.0.1", "10.7.0.2"
+    stage.until(4)
+    assert stage.evidence(soon) == stage.evidence(later) == {"crowd": 10.0}  # by half, at first
+    stage.play(f"6 {soon}#2 {HELD}").play(f"12 {later}#2 {HELD}").until(16)
+    assert stage.evidence(soon) == {"crowd": 10.0 + 26.0}
+    assert stage.evidence(later) == {"crowd": 10.0 + 10.0}
+
+
 def test_who_delivered_mail_pays_less_for_sessions_that_were_ended() -> None:
     mail = f"{HELD} says=9000 FIN_WAIT/peer LAST_ACK TIME_WAIT GONE"
     stage = Stage({"slots": 10, "reap_after": 0.1, "crowd_cost": 10.0, "block_at": 1e6}, dumps=1)

@@ -25,6 +25,12 @@ def test_stress_begins_where_slots_run_short(pressure: float, stress: float) -> 
     assert PLAIN.stress(pressure) == pytest.approx(stress)
 
 
+def test_what_few_sessions_are_depends_on_the_scarcest_slots() -> None:
+    pools = Pool(frozenset({25}), 100), Pool(frozenset({587}), 1000)
+    assert [replace(PLAIN, pools=each).few for each in (pools, pools[1:])] == [6, 62]
+    assert replace(PLAIN, pools=(Pool(frozenset(), 3),)).few == 1
+
+
 @pytest.mark.parametrize(("pressure", "stress"), [(0.99, 0.0), (1.0, 0.0), (1.01, 1.0)])
 def test_stress_may_begin_at_the_last_slot(pressure: float, stress: float) -> None:
     assert replace(PLAIN, stress_at=1.0).stress(pressure) == stress
