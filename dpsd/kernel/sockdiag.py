@@ -168,14 +168,14 @@ def _last_word(answer: memoryview) -> Word | None:
 
     It knows the times of both sides' last data in jiffies only: on a fast network they are often
     the same. But who heard an answer acknowledges it: if the peer's last packet was such an
-    acknowledgement, and not its data, the last word was ours.
+    acknowledgement then, and not its data, the last word was ours.
     """
     at = _ANSWER.size
     while at + ATTRIBUTE.size <= len(answer):
         length, kind = ATTRIBUTE.unpack_from(answer, at)
         if kind == _INFO and length >= ATTRIBUTE.size + _LAST.size:
             sent, _, received, acknowledged, rtt = _LAST.unpack_from(answer, at + ATTRIBUTE.size)
-            if sent < received or acknowledged < received:
+            if sent < received or (sent == received and acknowledged < received):
                 return Word(max(0.0, sent / 1e3 - rtt / 1e6), ours=True)
             return Word(received / 1e3, ours=False)
         if length < ATTRIBUTE.size:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
@@ -10,7 +11,7 @@ import pytest
 
 from dpsd.errors import KernelError, NotPermitted
 from dpsd.kernel import sockdiag
-from dpsd.kernel.sockdiag import Session, end_sessions, probe
+from dpsd.kernel.sockdiag import Session, Word, end_sessions, probe
 from tests.kernel.netns import MailHost, connect, established, eventually, inside, run
 
 PEERS = ["10.99.0.1", "2001:db8:99:1::1"]
@@ -242,6 +243,26 @@ def test_sessions_that_only_this_end_has_closed(
         assert eventually(lambda: sockdiag.look([port, port + 1], False).half_closed == [ours])
         client.close()
         assert eventually(lambda: sockdiag.look([port], False).half_closed == [])
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "acknowledged", "word"),
+    [
+        (900, 1000, 860, Word(0.85, ours=True)),
+        (1000, 900, 900, Word(0.9, ours=False)),
+        (1000, 900, 10, Word(0.9, ours=False)),  # a keepalive is no acknowledgement of ours
+        (900, 900, 860, Word(0.85, ours=True)),
+        (900, 900, 900, Word(0.9, ours=False)),
+        (20, 30, 20, Word(0.0, ours=True)),  # not there yet: a way there and back takes 50 ms
+    ],
+)
+def test_the_last_word_as_the_kernel_tells(
+    sent: int, received: int, acknowledged: int, word: Word
+) -> None:
+    info = struct.pack("=44x4I8xI", sent, 0, received, acknowledged, 50_000)
+    other, ours = struct.pack("=HH4x", 8, 8), struct.pack("=HH", 4 + len(info), 2) + info
+    assert sockdiag._last_word(memoryview(bytes(72) + other + ours)) == word
+    assert sockdiag._last_word(memoryview(bytes(72) + other)) is None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
