@@ -23,7 +23,8 @@ REGULAR, REGULAR_MOST = 0.25, 3.0
 FEW_MOST = 1.5  # times evidence.overstay_most is what they cost together by staying
 # Times a session's cost that such a peer pays: as one of a swarm, which comes back within SOON
 # seconds, or else. The honest whom a swarm is in the way of try again later.
-SOON, AT_ONCE, LATER = 5.0, 1.3, 0.5
+SOON, AT_ONCE, LATER = 5.0, 1.35, 0.4
+MUCH = 256  # bytes said that are more than the small talk of a swarm
 TRUSTED = 2.0  # from this patience on a peer pays less for it
 UNANSWERED = 0.5  # share of a session's cost while the server may owe it an answer
 
@@ -113,16 +114,19 @@ class Judge:
         if not self._sessions.measured:  # it may have been of use: without counters nobody knows
             return
         stress = self._stress.level
-        cost = self._policy.crowd_cost * stress * (UNANSWERED if progress.waits() else 1.0)
-        cost *= min(1.0, TRUSTED / self.scores.patience(peer, now))
+        cost = (
+            self._policy.crowd_cost * stress * min(1.0, TRUSTED / self.scores.patience(peer, now))
+        )
         after = self._policy.reap_after
         if peer.open <= self._policy.few:
             if session.since <= peer.ended_at:  # its network may have failed: it didn't return
                 return
-            is_one = swarming and session.since - peer.ended_at <= SOON
+            # Whom the greeting hasn't reached yet has a slow network, or a failing one.
+            is_one = swarming and progress.reached and progress.said < MUCH
+            is_one = is_one and session.since - peer.ended_at <= SOON
             cost *= AT_ONCE if is_one else LATER
         else:  # who was ended in a hurry may have been about to go on
-            cost *= min(1.0, session.useless() / after)
+            cost *= min(1.0, session.useless() / after) * (UNANSWERED if progress.waits() else 1.0)
         peer.ended_at = now
         seen = Seen(session.port, session.useless(), peer.open, after, stress)
         self._charge(peer, Kind.CROWD, "", cost, guilty, now, seen)
@@ -183,7 +187,11 @@ class Judge:
         if session.state == State.ESTABLISHED and progress and progress.blames_server(server):
             return
         is_open = session.state == State.ESTABLISHED
-        stress = 0.0 if is_open and not self._sessions.measured else self._stress.level
+        if is_open and self._stress.level and self._is_borne_with(peer, session, now):
+            return
+        stress = self._stress.level
+        if not self._sessions.measured and session.state in (ESTABLISHED, State.CLOSE_WAIT):
+            stress = 0.0  # nobody can earn credit, which honest clients need that notice late
         cost = seconds * self._policy.overstay_cost(stress, is_open)
         most = self._policy.overstay_most
         if peer.open <= self._policy.few:
@@ -193,6 +201,11 @@ class Judge:
         session.charged += cost
         state, seen = State(session.state).name, self._seen(session, now)
         self._charge(peer, Kind.OVERSTAY, state, cost, guilty, now, seen, count=int(first))
+
+    def _is_borne_with(self, peer: Peer, session: Session, now: float) -> bool:
+        """Whether an open session of no use isn't ended yet, because its peer has earned trust."""
+        stay, proper = self._sessions.stay(session, now)
+        return stay <= proper * self.scores.patience(peer, now)
 
     def _seen(self, session: Session, now: float) -> Seen:
         stay, proper = self._sessions.stay(session, now)

@@ -5,22 +5,18 @@ What the peer says buys time, as much as it takes to say it at the useful rate. 
 fine. While it is the server's turn the clock stands still.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dpsd.core.events import Measure
+from dpsd.core.server import SLOW, SLOWEST, Server
 
 # Bytes of headers in a TCP packet, by IP version: of one with timestamps, and of the longest that
 # a server's system sends without a word from the server itself (SYN and ACK with all options).
 HEADERS = {4: 52, 6: 72}
 WORDLESS = {4: 60, 6: 80}
-OWED = 10.0  # seconds that a server may take to answer before the peer's clock goes on
-OWED_AT_LEAST = 1.0  # the same, when it answers others at once
-OWED_A_MAIL = 30.0  # the same, when it may have a whole mail to look through
-HUNG = 120.0  # seconds for which a server that answers nobody is to blame, and not its peers
-SLOWER = 0.3  # weight of an answer that took longer than the pace
-FASTER = 30.0  # seconds in which the pace falls to half of it, where answers take less long
-SLOWEST = 2.0  # how many times as long as the pace an answer may take
-SLOW = 0.5  # seconds; from this pace on a server is slow
+NOTHING = 8  # bytes by which a SYN is longer than other packets
+HANDSHAKEN = 2  # packets from the peer before it acknowledges the greeting
+OWED_A_MAIL = 30.0  # seconds that a server may take to look through a whole mail
 TALK = 48  # bytes from which on a peer that was answered may have asked more than HELO already
 ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
 # A TLS handshake looks like a mail: it shows by the server's certificates, and makes a peer say up
@@ -51,52 +47,6 @@ def is_mail(said: int, answered: int, least: int) -> bool:
     return said >= least + (HANDSHAKE if answered >= CERTIFICATES else 0)
 
 
-@dataclass(slots=True)
-class Pace:
-    """Seconds that the slower ones of a server's answers take; at: when the last one came."""
-
-    seconds: float = 0.0
-    at: float = 0.0
-
-    def take(self, after: float, now: float) -> None:
-        """Take note of an answer that took so many seconds."""
-        if after > self.seconds:
-            self.seconds += (after - self.seconds) * SLOWER
-        else:
-            self.seconds = max(after, self.seconds * 2.0 ** ((self.at - now) / FASTER))
-        self.at = now
-
-
-@dataclass(slots=True)
-class Server:
-    """How the server has been answering lately, no matter whom.
-
-    talk: its pace with commands; mails: with sessions that say much, where a slow upload and a
-    filter that looks through a mail take their time: that tells nothing of commands. answered_at:
-    when it last answered something; spoke_at: when it last said anything, be it a greeting.
-    """
-
-    talk: Pace = field(default_factory=Pace)
-    mails: Pace = field(default_factory=Pace)
-    answered_at: float = 0.0
-    spoke_at: float = 0.0
-
-    def answered(self, after: float, is_mail: bool, now: float) -> None:
-        """Take note of an answer that took so many seconds."""
-        (self.mails if is_mail else self.talk).take(after, now)
-        self.answered_at = self.spoke_at = now
-
-    def patience(self, since: float, surely: bool = True) -> float:
-        """For how many seconds it may owe an answer since then before that can't be its fault.
-
-        surely: the answer is still to come; else it may have come already.
-        """
-        if self.spoke_at <= since:  # it is silent altogether
-            return OWED
-        least = OWED_AT_LEAST if surely else 0.0
-        return min(OWED, max(least, SLOWEST * self.talk.seconds))
-
-
 @dataclass(frozen=True, slots=True)
 class Useful:
     """What is of use. rate: bytes a second from the peer; ahead: seconds that can be bought in
@@ -115,16 +65,18 @@ class Progress:
     """What dumps told of one session.
 
     until: up to when it was of use; at: the last dump that told; greeted: whether the server has
-    said anything; said, answered: bytes without headers from the peer and the server; owed_at:
-    since when the server may owe an answer, 0 if it doesn't; owed: whether it surely does;
-    unfinished: whether the peer went on speaking before it was answered; lent: seconds that the
-    clock stood still for that; is_mail: whether it said as much as a mail; abandoned: whether it
-    won't finish that; forgotten_at: when the kernel will forget the session if it stays silent.
+    said anything; reached: whether the peer's system acknowledged that; said, answered: bytes
+    without headers from the peer and the server; owed_at: since when the server may owe an answer,
+    0 if it doesn't; owed: whether it surely does; unfinished: whether the peer went on speaking
+    before it was answered; lent: seconds that the clock stood still for that; is_mail: whether it
+    said as much as a mail; abandoned: whether it won't finish that; forgotten_at: when the kernel
+    will forget the session if it stays silent.
     """
 
     until: float
     at: float
     greeted: bool = False
+    reached: bool = False
     said: int = 0
     answered: int = 0
     owed_at: float = 0.0
@@ -141,33 +93,37 @@ class Progress:
 
     def waits(self) -> bool:
         """Whether it may be waiting for an answer."""
-        return bool(self.owed_at) and not self.unfinished
+        return bool(self.owed_at) and not (self.unfinished or self.abandoned)
 
     def blames_server(self, server: Server) -> bool:
         """Whether that is the server's fault: it answers nobody, or others as slowly."""
         waiting = self.at - self.owed_at
         if not self.waits():
             return False
-        answers_nobody = self.owed and server.answered_at <= self.owed_at and waiting <= HUNG
         pace = server.mails if self.is_mail else server.talk
-        return answers_nobody or waiting <= SLOWEST * pace.seconds
+        if waiting <= SLOWEST * pace.seconds:
+            return True
+        return self.owed and server.answered_nobody(self.owed_at, waiting, self.is_mail)
 
     def measured(
         self, measure: Measure, version: int, useful: Useful, server: Server, now: float
     ) -> None:
         """Take the kernel's counters, and tell the server's record what it did."""
         said, answered = words(measure, version), answers(measure, version)
-        self.greeted = self.greeted or greeted(measure, version)
-        spoke, heard = said > self.said, answered > self.answered
+        known, self.greeted = self.greeted, self.greeted or greeted(measure, version)
+        spoke, heard = said > max(self.said, NOTHING), answered > self.answered
         self.is_mail = is_mail(said, answered, useful.mail)
         if not self.greeted:
             self.until = now
         else:
-            if heard and (spoke or self.owed):
+            self.reached = self.reached or said > NOTHING or (measure.packets or 0) > HANDSHAKEN
+            if heard and known and (spoke or self.owed):
                 server.answered(now - self.owed_at if self.owed else 0.0, self.is_mail, now)
-            elif heard:  # a greeting
-                server.spoke_at = now
+            elif heard:
+                server.greeted(answered, spoke, said == NOTHING and not known, now)
             self._turn(spoke, heard, said, server, now)
+            if spoke and heard and not known and answered <= server.greeting.length:
+                self.owed_at, self.owed = now, True  # it was greeted, and no more yet
             if spoke:
                 self.until += (said - self.said) / useful.rate
             ahead = useful.pause if self.is_mail else useful.ahead
@@ -182,9 +138,12 @@ class Progress:
         No dump could tell, if both sides spoke since the one before. What none has seen yet is left
         to the next one.
         """
-        if not (self.greeted and self.said) or self.at < now - ago:
+        if not self.greeted or self.at < now - ago:
             return
-        if not by_server:
+        if self.said <= NOTHING:
+            if by_server:  # perhaps the greeting has only just reached it
+                self.until = max(self.until, now - ago)
+        elif not by_server:
             self.owed_at, self.owed = now - ago, True
         elif self.owed_at:
             self.until -= min(self.lent, ago)  # it was the peer's turn

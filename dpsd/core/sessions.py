@@ -26,7 +26,8 @@ from dpsd.core.events import (
 )
 from dpsd.core.peers import PeerSize
 from dpsd.core.policy import WAITING
-from dpsd.core.progress import Progress, Server, Useful
+from dpsd.core.progress import Progress, Useful
+from dpsd.core.server import Server
 
 # By names of the module: an attribute of an enum class takes eight times as long to look up.
 SYN_RECV, ESTABLISHED = State.SYN_RECV, State.ESTABLISHED
@@ -34,6 +35,7 @@ LAST_ACK, CLOSE = State.LAST_ACK, State.CLOSE
 CLOSING = frozenset((State.FIN_WAIT, State.CLOSE_WAIT, LAST_ACK))
 
 
+QUICK = 2.0  # seconds in which a server answers all that a session says, up to QUIT
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 
 
@@ -45,7 +47,7 @@ class Side(IntEnum):
     SERVER = 2
 
 
-_NOBODY = Side.NONE
+_NOBODY, _SERVER = Side.NONE, Side.SERVER
 
 
 class Session:
@@ -288,8 +290,8 @@ class Sessions:
         self, session: Session, state: int, flags: int, server_flags: int, now: float,
         notes: list[Noted],
     ) -> None:  # fmt: skip
-        was, session.since = session.state, now
-        session.state = state
+        was, began = session.state, session.since
+        session.state, session.since = state, now
         counts = self.counts
         counts[was] -= 1
         counts[state] += 1
@@ -299,6 +301,8 @@ class Sessions:
                 self._established[session.port] -= 1
             if not session.closer:
                 session.closer = _closer(flags, server_flags)
+                if session.closer == _SERVER and was == ESTABLISHED and now - began <= QUICK:
+                    self.server.answered(0.0, False, now)  # no dump may have seen it
         elif state == ESTABLISHED:
             self._closing.pop(session.key, None)
             self._established[session.port] += 1

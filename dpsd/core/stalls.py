@@ -9,12 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from dpsd.core.events import State
-from dpsd.core.progress import Progress, Server
+from dpsd.core.progress import Progress
+from dpsd.core.server import Server
 from dpsd.core.sessions import Session
 
 SEVERAL = 2  # such sessions are borne with at a time, whoever the peer is
 OTHERS = 2.0  # times as many as all others have there must be, else the server may be slow
-PATIENCE = 3.0  # times as long as other sessions of no use
+PATIENCE = 2.0  # times as long as other sessions of no use
 
 
 def abandon(

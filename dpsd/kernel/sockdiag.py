@@ -37,6 +37,7 @@ _ANSWER = Struct("=BBBB2s2s16s16sI8s5I")
 # tcp_info: tcpi_last_data_sent, _ack_sent (never told), _data_recv, _ack_recv: milliseconds ago;
 # tcpi_rtt: microseconds.
 _LAST = Struct("=44x4I8xI")
+_SLOWEST = 2.0  # seconds to a peer and back; it can make them more by late acknowledgements
 _STATE_AT = 1
 _INFO = 2  # INET_DIAG_INFO
 _NO_COOKIE = b"\xff" * 8
@@ -176,7 +177,8 @@ def _last_word(answer: memoryview) -> Word | None:
         if kind == _INFO and length >= ATTRIBUTE.size + _LAST.size:
             sent, _, received, acknowledged, rtt = _LAST.unpack_from(answer, at + ATTRIBUTE.size)
             if sent < received or (sent == received and acknowledged < received):
-                return Word(max(0.0, sent / 1e3 - rtt / 1e6), ours=True)
+                delay = min(rtt / 1e6, _SLOWEST)
+                return Word(max(0.0, sent / 1e3 - delay), ours=True)
             return Word(received / 1e3, ours=False)
         if length < ATTRIBUTE.size:
             return None

@@ -106,11 +106,11 @@ def test_a_few_sessions_that_stall_may_be_the_networks_fault(
     assert stage.listed == listed
 
 
-@pytest.mark.parametrize(("returns", "paid"), [(False, 35.0), (True, 70.0)])
+@pytest.mark.parametrize(("returns", "paid"), [(False, 28.0), (True, 56.0)])
 def test_few_sessions_count_once_until_their_peer_comes_back(returns: bool, paid: float) -> None:
     rules = {"slots": 100, "crowd_cost": 70.0, "stress_until": 0.0, "block_at": 1e6}
     stage = Stage(rules, dumps=1).play(crowd(B, 110)).play(crowd(A, 5)).until(4)
-    assert stage.evidence(A) == {"crowd": 35.0}  # one for all, and that at half
+    assert stage.evidence(A) == {"crowd": 28.0}  # one for all, and that at less than half
     if returns:
         stage.play(f"4 {A}#10 {HELD}")
     stage.play(crowd(C, 110, at=4)).until(13)
@@ -121,12 +121,17 @@ def test_who_comes_back_at_once_is_one_of_the_swarm() -> None:
     stage = Stage({"slots": 100, "crowd_cost": 20.0, "stress_until": 0.0, "block_at": 1e6}, dumps=1)
     for number in range(110):
         stage.play(f"0 10.7.0.{number} {HELD}")
-    soon, later = "10.7.0.1", "10.7.0.2"
+    soon, later, busy, far = (f"10.7.0.{number}" for number in range(1, 5))
     stage.until(4)
-    assert stage.evidence(soon) == stage.evidence(later) == {"crowd": 10.0}  # by half, at first
-    stage.play(f"6 {soon}#2 {HELD}").play(f"12 {later}#2 {HELD}").until(16)
-    assert stage.evidence(soon) == {"crowd": 10.0 + 26.0}
-    assert stage.evidence(later) == {"crowd": 10.0 + 10.0}
+    for peer in (soon, later, busy, far):
+        assert stage.evidence(peer) == {"crowd": 8.0}  # by less than half, at first
+    stage.play(f"6 {soon}#2 {HELD}").play(f"6 {busy}#2 {HELD} says=300").play(f"6 {far}#2 {HELD}")
+    row = stage.table[stage.key(f"{far}#2")]
+    row.packets, row.octets = 2, 104  # the greeting isn't acknowledged
+    stage.play(f"12 {later}#2 {HELD}").until(24)
+    assert stage.evidence(soon) == {"crowd": 8.0 + 27.0}
+    for peer in (later, busy, far):
+        assert stage.evidence(peer) == {"crowd": 8.0 + 8.0}
 
 
 def test_who_delivered_mail_pays_less_for_sessions_that_were_ended() -> None:
@@ -511,6 +516,16 @@ def test_trust_raises_the_threshold() -> None:
     assert stage.listed == [B]
     stage.play(crowd(A, 61, at=10, first=500))
     assert stage.listed == [B, A]
+
+
+def test_who_is_borne_with_longer_pays_nothing_for_that() -> None:
+    rules = {"slots": 10, "stress_until": 1.0, "reap_after": 1e9}
+    delivers = f"{HELD} says=90000 FIN_WAIT/peer LAST_ACK TIME_WAIT GONE"
+    stage = Stage(rules, dumps=1).play(f"0 {A} {delivers}").play(crowd(A, 5, at=1, first=1))
+    stage.play(crowd(B, 5, at=1)).until(19)  # ten seconds are proper, twice as many for A
+    assert not stage.evidence(A)
+    assert stage.evidence(B)["overstay ESTABLISHED"] > 25
+    assert stage.until(30).evidence(A)["overstay ESTABLISHED"] > 25
 
 
 def test_sessions_of_a_prefix() -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from dpsd.core.events import Measure
-from dpsd.core.progress import HEADERS, OWED, TALK, WORDLESS, Progress, Server, Useful, words
+from dpsd.core.progress import HEADERS, NOTHING, TALK, WORDLESS, Progress, Useful, words
+from dpsd.core.server import HUNG, OWED, Server
 
 RATE, AHEAD = 32.0, 15.0  # bytes a second, seconds
 USEFUL = Useful(RATE, AHEAD, AHEAD, mail=1000)
@@ -70,6 +71,50 @@ def test_a_server_that_answers_others_at_once_owes_this_one_nothing_for_long() -
     assert not progress.blames_server(busy)
     assert told(*ASKED).blames_server(Server())  # nobody was answered
     assert not told(*ASKED, (200, HELO + 40, 75)).blames_server(Server())  # but for so long?
+
+
+def test_a_greeting_is_no_answer() -> None:
+    """A server that greets but answers nobody is to blame, and not who waits for it."""
+    server, alone = Server(), NOTHING
+    told((1, alone, 0), (2, HELO, GREETING), server=server)  # not known yet to be all
+    assert server.talk.at == 2
+    for _ in range(3):
+        told((3, alone, 0), (4, alone, GREETING), server=server)
+    assert server.greeting.length == GREETING + 8
+    waiting = told((5, alone, 0), (6, HELO, GREETING), server=server)
+    assert waiting.owed
+    assert server.talk.at == 2
+    told((7, HELO, GREETING), server=server)
+    waiting.measured(counters(HELO, GREETING), 4, USEFUL, server, 30.0)
+    assert waiting.blames_server(server)
+    told((30, HELO, GREETING + 150), server=server)  # EHLO was answered
+    assert server.talk.at == 30
+
+
+def test_who_asked_in_a_drought_is_borne_with_when_it_is_over() -> None:
+    server = Server()
+    server.answered(0.0, False, 10.0)
+    server.answered(0.0, False, 20.0)
+    for since, borne in ((9.0, False), (11.0, True), (16.0, True), (18.0, False), (21.0, True)):
+        assert server.answered_nobody(since, 5.0, False) is borne
+    assert not server.answered_nobody(11.0, HUNG + 1, False)
+    server.answered(30.0, True, 25.0)  # a mail tells nothing of commands
+    assert server.answered_nobody(21.0, 4.0, False)
+    assert not server.answered_nobody(21.0, 4.0, True)
+
+
+def test_the_way_of_the_greeting_is_not_the_peers_time() -> None:
+    far = told((1, NOTHING, 0), (2, NOTHING, GREETING), (4, NOTHING, GREETING))
+    assert not told((1, NOTHING, 0)).reached
+    far.told(0.5, True, 4.0)  # two seconds ago, 1.5 of them on the way
+    assert far.useless() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("packets", "reached"), [(2, False), (3, True)])
+def test_a_greeting_that_is_acknowledged_has_reached_its_peer(packets: int, reached: bool) -> None:
+    progress = Progress(0.0, 0.0)
+    progress.measured(counters(NOTHING, GREETING, packets), 4, USEFUL, Server(), 1.0)
+    assert progress.reached is reached
 
 
 def test_the_socket_knows_who_spoke_last() -> None:

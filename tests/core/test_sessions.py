@@ -296,3 +296,16 @@ def test_under_stress_who_delivered_keeps_the_calm_time_of_its_port(
     stage.play(f"0 {A}@587 SYN_RECV ESTABLISHED says={said}\n6 {A}@587 hears=20").until(30)
     assert ("overstay ESTABLISHED" in stage.evidence(A)) is overstays
     assert "overstay ESTABLISHED" in stage.until(70).evidence(A)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "closer", "answered_at"),
+    [(1, "server", 11.0), (1, "peer", 0.0), (9, "server", 0.0)],
+)
+def test_a_server_that_soon_closes_a_session_has_answered(
+    seconds: int, closer: str, answered_at: float
+) -> None:
+    """Short sessions are over before a dump could see them."""
+    stage = Stage().play(f"10 {A} SYN_RECV ESTABLISHED")
+    stage.play(f"{10 + seconds} {A} FIN_WAIT/{closer}")
+    assert stage.engine.sessions.server.talk.at == answered_at

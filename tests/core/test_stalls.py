@@ -3,7 +3,8 @@
 import pytest
 
 from dpsd.core.events import State
-from dpsd.core.progress import Progress, Server
+from dpsd.core.progress import Progress
+from dpsd.core.server import Server
 from dpsd.core.sessions import Session
 from dpsd.core.stalls import PATIENCE, SEVERAL, abandon
 
