@@ -114,17 +114,16 @@ class Judge:
         if not self._sessions.measured:  # it may have been of use: without counters nobody knows
             return
         stress = self._stress.level
-        cost = (
-            self._policy.crowd_cost * stress * min(1.0, TRUSTED / self.scores.patience(peer, now))
-        )
+        cost = self._policy.crowd_cost * stress
+        cost *= min(1.0, TRUSTED / self.scores.patience(peer, now))
         after = self._policy.reap_after
         if peer.open <= self._policy.few:
             if session.since <= peer.ended_at:  # its network may have failed: it didn't return
                 return
             # Whom the greeting hasn't reached yet has a slow network, or a failing one.
-            is_one = swarming and progress.reached and progress.said < MUCH
-            is_one = is_one and session.since - peer.ended_at <= SOON
-            cost *= AT_ONCE if is_one else LATER
+            is_like_one = progress.reached and progress.said < MUCH
+            returned = session.since - peer.ended_at <= SOON
+            cost *= AT_ONCE if swarming and is_like_one and returned else LATER
         else:  # who was ended in a hurry may have been about to go on
             cost *= min(1.0, session.useless() / after) * (UNANSWERED if progress.waits() else 1.0)
         peer.ended_at = now
@@ -183,10 +182,9 @@ class Judge:
     ) -> None:
         if session.reaped:  # nor would it be there any more, if it were ended for real
             return
-        progress, server = session.progress, self._sessions.server
-        if session.state == State.ESTABLISHED and progress and progress.blames_server(server):
+        progress, is_open = session.progress, session.state == ESTABLISHED
+        if is_open and progress and progress.blames_server(self._sessions.server):
             return
-        is_open = session.state == State.ESTABLISHED
         if is_open and self._stress.level and self._is_borne_with(peer, session, now):
             return
         stress = self._stress.level

@@ -89,7 +89,9 @@ class Server:
 
     def answered_nobody(self, since: float, waiting: float, is_mail: bool) -> bool:
         """Whether it has answered nobody since then, for so many seconds that somebody waits; or
-        took long until it did. Filters may answer mails while commands wait, not commands mails.
+        took long until it did.
+
+        An answer to a mail tells nothing of commands.
         """
         if waiting > HUNG:
             return False
