@@ -16,7 +16,7 @@ from dpsd.kernel.ctnetlink import CT_DELETE, HEADER, Decoder, messages
 
 Json = dict[str, Any]
 
-TICK = 1.0  # seconds
+TICK = 0.25  # seconds, of the daemon
 LONGEST_GAP = 86400.0  # seconds between two datagrams; while one records there are dumps
 AHEAD = 2.0  # seconds; the kernel forgets what dpsd ended sooner after its reset
 

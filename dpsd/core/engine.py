@@ -141,7 +141,7 @@ class Engine:
         return self._judge(notes, now)
 
     def tick(self, now: float) -> Passed:
-        """Let time pass, about once a second."""
+        """Let time pass, a few times a second."""
         closing = (self.sessions.closing() + len(self._lingering)) / self.policy.slots
         self._stress.feel(self.policy, max(self.pressure, closing), now)
         self._set_times()

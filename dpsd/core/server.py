@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 OWED = 10.0  # seconds that a server may take to answer before the peer's clock goes on
-OWED_AT_LEAST = 1.0  # the same, when it answers others at once
+OWED_AT_LEAST = 0.5  # the same, when it answers others at once
 HUNG = 120.0  # seconds for which a server that answers nobody is to blame, and not its peers
 DROUGHT = 3.0  # seconds without an answer to anybody that count as such even when it is over
 SLOWER = 0.3  # weight of an answer that took longer than the pace

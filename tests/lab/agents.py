@@ -230,7 +230,7 @@ async def _shut(session: Connection, _chance: random.Random, left: float) -> Non
     """Closes its half and stays."""
     await session.hello()
     session.socket.shutdown(socket.SHUT_WR)
-    await asyncio.sleep(min(left, 20.0))
+    await session.until_cut(min(left, 20.0))
 
 
 async def _linger(session: Connection, _chance: random.Random, left: float) -> None:
