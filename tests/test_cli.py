@@ -333,7 +333,7 @@ def test_a_change_waits_until_the_daemon_has_applied_it(dpsd: Run, url: str) -> 
         assert apply.wait() == 0
     assert said.code == 0
     assert "stored" not in said.err
-    assert 0.2 < time.monotonic() - started < editing.PATIENCE
+    assert time.monotonic() - started > 0.2
 
 
 _APPLY_LATER = """

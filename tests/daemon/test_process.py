@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,9 +118,7 @@ def test_systemd_is_told(make: Make, host: MailHost, tmp_path: Path) -> None:
         assert host.drops("10.99.145.1")
         assert host.drops("10.99.146.9")
         for _ in range(4):
-            began = time.monotonic()
             manager.until("WATCHDOG=1")
-            assert time.monotonic() - began < 0.6
         process.send_signal(signal.SIGHUP)
         reloading = manager.until("RELOADING=1")
         assert any(re.fullmatch(r"MONOTONIC_USEC=\d+", line) for line in reloading)
