@@ -430,6 +430,18 @@ def test_a_program_lifts_all_that_it_blocked(dpsd: Run) -> None:
     assert left == {"198.51.100.1", "198.51.100.2", "203.0.113.3"}
 
 
+def test_an_operators_block_takes_the_place_of_any_other(dpsd: Run, url: str) -> None:
+    """Of whatever source: only what is white by the host or its mail server gives way to it."""
+    now = time.time()
+    older = Entry(ListName.BLOCK, ip_network("203.0.113.7"), "", given.POSTFIX, now, now + 60)
+    with Store.open(url, upgrade=True) as store:
+        store.commit([Record(Action.ADD, older, now)])
+    assert dpsd("block", "203.0.113.7", "--for", "2h").code == 0
+    assert [(e["list"], e["source"]) for e in dpsd("list", "--json").json] == [
+        ("block", "operator")
+    ]
+
+
 def test_without_a_peer_or_a_program_nothing_is_lifted(dpsd: Run) -> None:
     dpsd("block", "203.0.113.3")
     said = dpsd("unblock")
@@ -438,7 +450,10 @@ def test_without_a_peer_or_a_program_nothing_is_lifted(dpsd: Run) -> None:
     assert listed(dpsd) == [("block", "203.0.113.3")]
 
 
-@pytest.mark.parametrize("name", ["", "score", "config", "operator", "a b", "-x", "a\nb", "x" * 65])
+@pytest.mark.parametrize(
+    "name",
+    ["", "score", "config", "host", "postfix", "operator", "a b", "-x", "a\nb", "x" * 65],
+)
 def test_a_source_is_a_name_that_dpsd_does_not_use(dpsd: Run, name: str) -> None:
     said = dpsd("block", "203.0.113.3", f"--source={name}")
     assert said.code == 2
@@ -652,6 +667,11 @@ def test_the_story_of_a_block(dpsd: Run, url: str) -> None:
         for days in (2, 3):
             blocked_by_score(store, "203.0.113.7", now - days, 600)
     assert "The next would be for good." in dpsd("why", "203.0.113.7").out
+    with Store.open(url) as store:
+        lifted = Entry(ListName.BLOCK, ip_network("203.0.113.7"), "", "fail2ban:sasl", now)
+        store.commit([Record(Action.REMOVE, lifted, now)])  # what a program takes back does count
+        blocked_by_score(store, "203.0.113.7", now, 600)
+    assert dpsd("why", "203.0.113.7", "--json").json["blocks"]["count"] == 5
     dpsd("unblock", "203.0.113.7")  # what an operator takes back doesn't count
     known = dpsd("why", "203.0.113.7", "--json").json
     assert (known["blocks"]["count"], known["blocks"]["next_for"]) == (0, 600.0)
@@ -717,6 +737,33 @@ def test_status_of_a_daemon_that_has_told_nothing_yet(dpsd: Run, url: str) -> No
         status = dpsd("status", "--json").json
         assert (status["running"], status["pressure"]) == (True, None)
         assert re.search(r"^daemon +runs, starting$", dpsd("status").out, re.M)
+
+
+# --- where the words go -------------------------------------------------------------------------
+
+
+def run_alone(config: Path, words: str, redirected: str) -> subprocess.CompletedProcess[str]:
+    """One command in a shell, with its standard streams as told there."""
+    line = f'exec "{sys.executable}" -m dpsd --config "{config}" {words} {redirected}'
+    where = Path(__file__).parent.parent
+    return subprocess.run(
+        ["sh", "-c", line], check=False, capture_output=True, text=True, cwd=where
+    )
+
+
+@pytest.mark.parametrize("words", ["list", "list --json", "--version"])
+def test_data_that_cant_be_written(config: Path, dpsd: Run, words: str) -> None:
+    dpsd("block", "203.0.113.7")
+    done = run_alone(config, words, ">/dev/full")
+    assert done.returncode == 69
+    assert done.stderr == "dpsd: standard output: No space left on device\n"
+
+
+def test_streams_that_are_closed(config: Path, dpsd: Run) -> None:
+    done = run_alone(config, "block 203.0.113.7 --for 1h", ">&- 2>&-")
+    assert done.returncode == 0
+    assert listed(dpsd) == [("block", "203.0.113.7")]
+    assert run_alone(config, "list", ">&-").returncode == 0
 
 
 # --- check, run, record, replay: what they pass on ----------------------------------------------
@@ -787,15 +834,18 @@ def test_run(dpsd: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_record(dpsd: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, float, bool]] = []
 
-    def record(_: object, path: Path, seconds: float, anonymize: bool) -> None:
+    def record(_: object, path: Path, seconds: float, anonymize: bool) -> bool:
         path.touch()
         asked.append((path, seconds, anonymize))
+        return not anonymize
 
     stand_in(monkeypatch, "dpsd.capture", record=record)
     file = tmp_path / "x.capture"
-    assert dpsd("record", str(file)).code == 0
+    assert dpsd("record", str(file)) == Said(0, "", "")
     assert dpsd("record", str(file), "--for", "2m").code == 0
-    assert dpsd("record", str(file), "--anonymize").code == 0
+    said = dpsd("record", str(file), "--anonymize")
+    assert said.code == 0
+    assert "no event came" in said.err
     assert asked == [(file, 60.0, False), (file, 120.0, False), (file, 60.0, True)]
     assert dpsd("record", str(file), "--for", "2").code == 2
     said = dpsd("record", str(tmp_path / "absent" / "x"))

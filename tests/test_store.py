@@ -265,7 +265,7 @@ def test_peers_replace_what_was_known_of_them(store: Store) -> None:
         for each in many(5000)
     ]
     store.save_peers(first)
-    assert store.peers(since=4998.0) == first[4998:]
+    assert store.peers(since=4998.0) == first[:4997:-1]
     second = replace(first[0], score=9.0, seen_at=20_000.0, detail={})
     store.save_peers(iter([first[0], second]))
     assert store.peer(first[0].peer) == second
@@ -322,6 +322,16 @@ def test_prune_forgets_what_is_over(store: Store) -> None:
     assert store.revision() == 4
     assert store.history(old[7].peer) == [Recorded(Action.EXPIRE, old[7], 1000.5, 2, "mx1")]
     assert len(store.peers()) == 1500
+
+
+def test_of_too_many_peers_those_seen_last_stay(store: Store) -> None:
+    store.save_peers(PeerRow(each.peer, 1.0, 0.0, each.created_at) for each in many(50))
+    everybody = [row.peer for row in store.peers()]
+    assert [row.peer for row in store.peers(most=20)] == everybody[:20]
+    pruned = store.prune(now=5000.0, history_for=1e6, peers_for=1e6, most_peers=20)
+    assert pruned.peers == 30
+    assert [row.peer for row in store.peers()] == everybody[:20]
+    assert store.prune(now=5000.0, history_for=1e6, peers_for=1e6, most_peers=20).peers == 0
 
 
 def test_prune_gives_space_back(store: Store) -> None:

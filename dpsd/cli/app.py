@@ -6,7 +6,6 @@ Everything that takes long to import is imported by the command that needs it.
 # ruff: noqa: PLC0415, UP045 - for the two reasons above
 
 import gc
-import re
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ import typer.core
 from dpsd import __version__
 from dpsd.cli import output
 from dpsd.config import DEFAULT_PATH, Config, load, parse_duration
-from dpsd.core.lists import ListName
+from dpsd.core.lists import OPERATOR, ListName
 from dpsd.core.peers import Network, PeerSize
 from dpsd.errors import BadArgument, DpsdError, NotPermitted, NotSo
 
@@ -44,16 +43,17 @@ _PEER = typer.Argument(..., metavar="PEER", help="An address or a prefix, IPv4 o
 _FOR = typer.Option(None, "--for", metavar="TIME", help="How long: 90s, 15m, 2h, 7d, 1h30m.")
 _REASON = typer.Option("", "--reason", metavar="TEXT", help="Kept and shown with the entry.")
 _JSON = typer.Option(False, "--json", help="For programs.")
-_RESERVED = ("operator", "score", "config")  # sources of entries that dpsd makes itself
 
 
 def main() -> None:
     """Run the command; ends the process with its exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `dpsd list | head` just ends
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    output.prepare()
     try:
-        app(prog_name="dpsd")
+        try:
+            app(prog_name="dpsd")
+        finally:
+            output.finish()
     except DpsdError as error:
         output.complain(str(error))
         sys.exit(error.exit_code)
@@ -364,7 +364,8 @@ def _record(
 
     A capture has addresses, ports, states and counters, never what was said in a session. It begins
     with this host's own addresses, gateways and name servers, which a replay spares too, and with
-    the configured white list.
+    the configured white list. The kernel must be tracking connections, as it does where the daemon
+    runs, or where any ruleset has conntrack in it.
 
     --anonymize gives each address another one, by a key that is thrown away: addresses that share
     a prefix share one as long afterwards. Ports, times and counters stay.
@@ -377,11 +378,16 @@ def _record(
     from dpsd.capture import record
 
     try:
-        record(_config(ctx, config), file, _seconds(for_), anonymize)
+        heard = record(_config(ctx, config), file, _seconds(for_), anonymize)
     except OSError as error:
         if error.filename is None:  # not of a file, so not the user's argument
             raise
         raise BadArgument(f"{error.filename}: {error.strerror}") from None
+    if not heard:
+        output.warn(
+            "no event came: no session to a protected port began or ended, or nothing here makes"
+            " the kernel track connections, as the daemon's own ruleset does"
+        )
 
 
 @app.command("replay")
@@ -462,16 +468,6 @@ def _reason(text: str) -> str:
     return text
 
 
-def _source(name: str) -> str:
-    """A program's name as the source of entries; not one that dpsd itself goes by."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.:@+-]{0,63}", name, re.ASCII) or name in _RESERVED:
-        raise BadArgument(
-            "--source: must be a name of up to 64 letters, digits and .:_@+-, other than"
-            f" {', '.join(_RESERVED)}"
-        )
-    return name
-
-
 def _edit(
     ctx: typer.Context,
     here: Path | None,
@@ -487,10 +483,10 @@ def _edit(
 
 def _commit(settings: Config, change: Callable[["Editor"], "Done"], source: str | None) -> None:
     """Make one change of the lists, tell it, and wait until the daemon has applied it."""
-    from dpsd.cli.editing import Editor, wait_until_applied
-    from dpsd.store import OPERATOR, Store
+    from dpsd.cli.editing import Editor, program, wait_until_applied
+    from dpsd.store import Store
 
-    by = OPERATOR if source is None else _source(source)
+    by = OPERATOR if source is None else program(source)
     with Store.open(settings.store.url) as store:
         done = change(Editor(store, settings, time.time(), by))
         for warning in done.warnings:

@@ -4,6 +4,7 @@ These functions raise BadArgument for what makes no sense, NotSo for what isn't 
 the store raises.
 """
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,15 +14,26 @@ from dpsd.cli import own
 from dpsd.cli.output import moment
 from dpsd.cli.status import latest_node
 from dpsd.config import Config, format_duration
-from dpsd.core.given import CONFIG, HOST, OWN, POSTFIX
-from dpsd.core.lists import Entry, ListName
+from dpsd.core.given import CONFIG, HOST, OWN, POSTFIX, SOURCES
+from dpsd.core.lists import OPERATOR, SCORE, Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.errors import BadArgument, NotSo, Unavailable
-from dpsd.store import OPERATOR, Action, Record, Store
+from dpsd.store import Action, Record, Store
 
 PATIENCE = 5.0  # seconds to wait for the daemon
 _POLL = 0.02  # seconds
 _BLOCKING = (ListName.BLACK, ListName.BLOCK)
+_RESERVED = (OPERATOR, SCORE, *SOURCES)  # sources of entries that dpsd makes itself
+
+
+def program(name: str) -> str:
+    """A program's name as the source of entries; not one that dpsd itself goes by."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.:@+-]{0,63}", name, re.ASCII) or name in _RESERVED:
+        raise BadArgument(
+            "--source: must be a name of up to 64 letters, digits and .:_@+-, other than"
+            f" {', '.join(_RESERVED)}"
+        )
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,8 @@ class Editor:
             return Done(f"{name} stays on the {other.list} list {until}, by {other.source}", None)
         # An operator's word comes before what the host and its mail server say of just this peer.
         given = (HOST, POSTFIX) if self.source == OPERATOR else ()
-        freed = [e for e in covering if e.source in given and e.peer == peer]
+        freed = [e for e in covering if e.list is ListName.WHITE and e.source in given]
+        freed = [e for e in freed if e.peer == peer]
         found = [e for e in covering if e not in freed]
         inside = self._white_inside(peer)
         if seconds is not None:

@@ -5,14 +5,42 @@ no box drawing, and nothing that would move a cursor, whatever a reason in the s
 """
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from dpsd.errors import Unavailable
 
 # A table with more rows is written as plain columns: rich would take seconds to lay it out.
 _MOST_ROWS = 500
+
+
+def prepare() -> None:
+    """Make the standard streams fit for any text; and there at all, where a program closed them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - to the end
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def finish() -> None:
+    """See to it that all data was written. Unavailable: it can't be."""
+    with _to_stdout():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries once more at its end
+        raise Unavailable(f"standard output: {error.strerror}") from None
 
 
 def moment(seconds: float) -> str:
@@ -47,17 +75,20 @@ def complain(message: str) -> None:
 
 def write(text: str) -> None:
     """Write one line of data."""
-    sys.stdout.write(f"{_harmless(text)}\n")
+    with _to_stdout():
+        sys.stdout.write(f"{_harmless(text)}\n")
 
 
 def write_json(value: Any) -> None:
     """Write one value for programs."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    with _to_stdout():
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def write_json_lines(values: Iterable[Any]) -> None:
     """Write an array for programs, one item a line; fast for very many."""
-    sys.stdout.write("[" + ",".join(f"\n  {json.dumps(value)}" for value in values) + "\n]\n")
+    with _to_stdout():
+        sys.stdout.write("[" + ",".join(f"\n  {json.dumps(value)}" for value in values) + "\n]\n")
 
 
 def write_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -71,9 +102,10 @@ def write_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _write_columns(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    with _to_stdout():
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
 def _write_rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

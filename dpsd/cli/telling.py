@@ -5,15 +5,14 @@ from datetime import datetime
 from typing import Any
 
 from dpsd.cli.output import counts
-from dpsd.cli.why import SCORE
 from dpsd.config import Config
-from dpsd.core.lists import ListName
+from dpsd.core.lists import OPERATOR, SCORE, ListName
 from dpsd.core.story import span
 from dpsd.store import Action
 
 Json = dict[str, Any]
 
-_BY = {SCORE: "its score", "config": "the configuration", "operator": "an operator"}
+_BY = {SCORE: "its score", "config": "the configuration", OPERATOR: "an operator"}
 
 
 def tell(known: Json, config: Config) -> Iterator[str]:

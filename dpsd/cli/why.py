@@ -7,7 +7,7 @@ from typing import Any
 from dpsd.cli.output import moment, moment_or_none
 from dpsd.config import Config
 from dpsd.core import story
-from dpsd.core.lists import Entry, ListName
+from dpsd.core.lists import OPERATOR, SCORE, Entry, ListName
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import block_length
 from dpsd.core.scores import NEGLIGIBLE, patience
@@ -15,7 +15,6 @@ from dpsd.store import Action, PeerRow, Recorded, Store, evidence_of
 
 Json = dict[str, Any]
 
-SCORE = "score"  # the source of the engine's own verdicts
 _ORDER = list(ListName)  # white decides before black, black before block
 
 
@@ -108,7 +107,7 @@ def _blocks_json(history: Sequence[Recorded], config: Config, now: float) -> Jso
     for each in reversed(history):
         if each.entry.list is ListName.WHITE or now - each.at > policy.black_within:
             continue
-        if each.action is Action.REMOVE:
+        if each.action is Action.REMOVE and each.entry.source == OPERATOR:
             count = 0
         count += each.action is Action.ADD and each.entry.source == SCORE
     black = bool(policy.black_after) and count + 1 >= policy.black_after

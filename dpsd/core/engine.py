@@ -17,7 +17,7 @@ from dpsd.core.events import EndpointsOf, Event, Key, State
 from dpsd.core.judge import Guilty, Judge
 from dpsd.core.knocks import Knocks
 from dpsd.core.lingering import Lingering
-from dpsd.core.lists import Entry, ListName, Lists
+from dpsd.core.lists import SCORE, Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.reaper import HURRIED, Haste, reap
@@ -177,7 +177,7 @@ class Engine:
         entries: dict[Network, Entry] = {}
         for entry in over:
             packets = self._knocks.by(entry.peer, now)
-            if packets and entry.source == "score" and self.lists.decisive(entry.peer) is None:
+            if packets and entry.source == SCORE and self.lists.decisive(entry.peer) is None:
                 why = f"never stopped knocking: {packets} packets dropped"
                 entries[entry.peer] = self._list(entry.peer, why, now)
         return self._with_sessions(entries)
@@ -317,7 +317,7 @@ class Engine:
         before.append(now)
         if self.size.is_peer(network) and (peer := self.scores.get(self._key(network))) is not None:
             peer.listed = True
-        entry = Entry(name, network, why, "score", now, until)
+        entry = Entry(name, network, why, SCORE, now, until)
         self.lists.put(entry)
         return entry
 

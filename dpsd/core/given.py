@@ -7,7 +7,7 @@ comes before what the host and the mail server say.
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from dpsd.core.lists import Entry, ListName, Lists
+from dpsd.core.lists import OPERATOR, Entry, ListName, Lists
 from dpsd.core.peers import Network
 
 CONFIG, HOST, POSTFIX = "config", "host", "postfix"
@@ -41,8 +41,9 @@ def given(entries: Iterable[Entry], sources: Iterable[str] = SOURCES) -> Given:
 
 
 def may_overrule(entry: Entry) -> bool:
-    """Whether an entry of another list for the same peer comes before what is given."""
-    return entry.list is not ListName.WHITE and entry.source != "score"
+    """Whether an entry of another list for the same peer comes before what is given: a person's,
+    not a program's."""
+    return entry.list is not ListName.WHITE and entry.source == OPERATOR
 
 
 def changes(

@@ -229,7 +229,8 @@ class Judge:
     ) -> None:
         """What the kernel counted of a whole session: was it of any use?"""
         policy = self._policy
-        if session.state in (State.TIME_WAIT, State.NONE):  # NONE: an old kernel doesn't tell
+        # NONE: an old kernel doesn't tell; CLOSE: a reset may have ended its TIME_WAIT.
+        if session.state in (State.TIME_WAIT, State.NONE, State.CLOSE):
             peer.time_wait = max(0, peer.time_wait - 1)
         if measure.octets is None or session.key in self.ended:
             self.ended.discard(session.key)

@@ -8,6 +8,10 @@ from heapq import heappop, heappush
 
 from dpsd.core.peers import Network
 
+OPERATOR, SCORE = "operator", "score"
+"""Sources of entries: a person, and the engine's own verdicts. Only what a person takes off a list
+is forgiven."""
+
 
 class ListName(StrEnum):
     """The lists, in the order in which they are checked."""

@@ -14,6 +14,8 @@ from dpsd.core.peers import Network, PeerSize
 
 NEGLIGIBLE = 0.5  # slot-seconds; a lower score isn't worth keeping
 MOST_TRUST = 63.0  # deliveries that count; a spammer delivers too
+MOST = 250_000  # peers to remember; whoever has a whole provider's prefixes could be more
+TIME_WAITS_END = 600.0  # seconds after a peer's last session in which all have left TIME_WAIT
 
 
 class Kind(StrEnum):
@@ -236,7 +238,11 @@ class Scores:
             peer.time_wait = 0
 
     def prune(self, now: float) -> int:
-        """Drop the peers of whom nothing is worth remembering; how many."""
+        """Drop the peers of whom nothing is worth remembering, or least when they are more than
+        MOST; how many."""
+        for peer in self._peers.values():
+            if peer.time_wait and now - peer.refilled > TIME_WAITS_END:
+                peer.time_wait = 0  # the end of one may not have been told
         idle = [
             peer.key
             for peer in self._peers.values()
@@ -247,7 +253,17 @@ class Scores:
         ]
         for key in idle:
             del self._peers[key]
+        if len(self._peers) > MOST:
+            idle += self._forget_least(len(self._peers) - MOST * 9 // 10, now)
         return len(idle)
+
+    def _forget_least(self, many: int, now: float) -> list[bytes]:
+        gone = [peer for peer in self._peers.values() if not (peer.open or peer.listed)]
+        gone.sort(key=lambda peer: self.score(peer, now) + self.trust(peer, now))
+        keys = [peer.key for peer in gone[:many]]
+        for key in keys:
+            del self._peers[key]
+        return keys
 
 
 def patience(trust: float) -> float:

@@ -242,11 +242,13 @@ class Sessions:
                 session.progress.told(ago, by_server, now)
 
     def leave(self, scopes: Iterable[Scope]) -> list[Noted]:
-        """Drop the sessions that no dump of these scopes shows: they aren't heard of any more."""
+        """Drop the sessions that no dump of these scopes shows, and those to servers that aren't
+        protected any more: they aren't heard of again."""
         kept = list(scopes)
         notes: list[Noted] = []
         for session in list(self._open.values()):
-            if not any(self._in(session, scope) for scope in kept):
+            _, server, _, port = self.endpoints(session.key)
+            if not (self.protects(server, port) and any(self._in(session, each) for each in kept)):
                 self._finish(session, notes)
         return notes
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from dpsd.core.engine import Engine
-from dpsd.core.lists import Entry, ListName
+from dpsd.core.lists import SCORE, Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
@@ -23,7 +23,7 @@ async def adoptable(engine: Engine, guard: Guard, keeper: Keeper, clock: Clock) 
     is_peer = engine.size.is_peer
     found = await asyncio.to_thread(guard.table.adoptable, lists.elements(), now)
     return [
-        Entry(name, peer, "found in the kernel after a crash", "score", now, until)
+        Entry(name, peer, "found in the kernel after a crash", SCORE, now, until)
         for (name, peer), until in found.items()
         if is_peer(peer)
         and not _is_only_late(lists.get(name, peer), until)

@@ -9,13 +9,13 @@ from ipaddress import ip_network
 from dpsd.config import format_duration
 from dpsd.core.engine import Engine, Verdict
 from dpsd.core.events import Key
-from dpsd.core.lists import Change, Drop, Entry, ListName, Put
+from dpsd.core.lists import OPERATOR, Change, Drop, Entry, ListName, Put
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
 from dpsd.daemon.keeper import Keeper
 from dpsd.daemon.memory import Memory
 from dpsd.daemon.schedule import Schedule
-from dpsd.store import OPERATOR, Action, Recorded
+from dpsd.store import Action, Recorded
 
 log = logging.getLogger("dpsd")
 

@@ -18,6 +18,7 @@ from dpsd.core.lists import ListName, Lists
 from dpsd.daemon import status
 from dpsd.daemon.adoption import adoptable
 from dpsd.daemon.bailiff import Bailiff
+from dpsd.daemon.claim import Claim
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import AGAIN, Guard
 from dpsd.daemon.keeper import Keeper, News
@@ -37,6 +38,7 @@ from dpsd.store import Recorded
 log = logging.getLogger("dpsd")
 
 TICK = 0.25  # seconds
+STOOD_STILL = 3.0  # seconds between two ticks in which the process, or the machine, did nothing
 POLL = 0.2  # seconds between two looks at the store
 FLUSH = 1.0  # seconds within which scores are in the store, and what failed before is tried again
 
@@ -54,6 +56,7 @@ class Daemon:
         self._host = host.look()
         self._mail = MailServer()
         self._engine = assembly.engine(self._config, self._host, Lists())
+        self._claim = Claim()
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
         self._listener: Listener | None = None
         self._schedule = Schedule()
@@ -66,6 +69,7 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._swept = False  # whether no listed peer has a session left from before
         self._poll_after = 0.0
+        self._ticked = self._clock.now()
         self._sockets_fail = False  # and that was told
         self._use(self._config)
 
@@ -95,7 +99,7 @@ class Daemon:
 
     async def _begin(self) -> None:
         await self._keeper.open()
-        self._guard.claim()
+        self._claim.take()
         self._mail.take(self._config, await self._mail.ask(self._config))
         await self._keeper.agree(self._white())
         engine = self._engine
@@ -118,6 +122,7 @@ class Daemon:
         self._listener.start()
         self._metrics.open()
         await self._beat()
+        self._ticked = self._clock.now()
         self._start_jobs()
         # What there is now stays: no collection of garbage has to look through it again.
         gc.collect()
@@ -132,6 +137,7 @@ class Daemon:
         await self._schedule.cancel()
         await asyncio.to_thread(self._metrics.close)
         await self._guard.close()
+        self._claim.close()
         await self._keeper.close()
 
     def _start_jobs(self) -> None:
@@ -161,7 +167,14 @@ class Daemon:
         self._bailiff.carry_out(self._engine.feed(events, self._clock.now()))
 
     async def _tick(self) -> None:
-        passed = self._engine.tick(self._clock.now())
+        now = self._clock.now()
+        if now - self._ticked > STOOD_STILL and self._listener is not None:
+            # What peers did meanwhile is still to be read: that nobody is charged for.
+            log.warning("stood still for %.0f s", now - self._ticked)
+            self._engine.look(assembly.scopes(self._config))
+            self._listener.dump()
+        self._ticked = now
+        passed = self._engine.tick(now)
         self._bailiff.carry_out(passed.verdicts)
         if passed.ended:
             log.info("ended %d useless sessions: slots run short", len(passed.ended))
@@ -247,18 +260,24 @@ class Daemon:
 
     async def _forget(self) -> None:
         await self._memory.forget(self._config.store.history_for)
+        try:  # what expired meanwhile made a revision of its own
+            await self._catch_up(await self._keeper.missed())
+        except DpsdError as problem:
+            log.error("%s; it is tried again", problem)
 
     async def _look_at_sockets(self) -> None:
         """What only the server's sockets know of its sessions; unless it is elsewhere."""
-        if self._config.protect.addresses:
-            return
         engine, ports = self._engine, self._config.protect.ports
+        if self._config.protect.addresses:
+            engine.linger((), self._clock.now())
+            return
         try:
             found = await asyncio.to_thread(sockdiag.look, ports, bool(engine.stress))
         except DpsdError as problem:
             if not self._sockets_fail:
                 log.warning("%s; conntrack alone tells of the sessions", problem)
             self._sockets_fail = True
+            engine.linger((), self._clock.now())
             return
         self._sockets_fail = False
         now = self._clock.now()
@@ -274,12 +293,12 @@ class Daemon:
         self._engine.knocked(counted[ListName.BLOCK], self._clock.now())
 
     async def _look_at_host(self) -> None:
-        self._see_host()
+        await self._see_host()
         await self._agree()
 
-    def _see_host(self) -> None:
+    async def _see_host(self) -> None:
         try:
-            found = host.look()
+            found = await asyncio.to_thread(host.look)  # there may be very many routes
         except DpsdError as problem:
             log.error("%s", problem)
             return
@@ -336,7 +355,7 @@ class Daemon:
         if fixed:
             raise ConfigError(f"{', '.join(fixed)}: a change takes a restart of the daemon")
         said = await self._mail.ask(config)
-        self._see_host()
+        await self._see_host()
         await self._keeper.agree(assembly.white(config, self._host, said))
         try:
             await self._guard.replace(self._spec(config))
@@ -346,6 +365,7 @@ class Daemon:
         finally:
             await self._catch_up(await self._keeper.missed())
         ports, old_ports = config.protect.ports, self._config.protect.ports
+        moved = config.protect.addresses != self._config.protect.addresses
         self._use(config)
         _set_level(config)
         self._mail.take(config, said)
@@ -353,7 +373,7 @@ class Daemon:
         engine.apply(assembly.policy(config, said))
         engine.sessions.protects = assembly.protects(config, self._host)
         engine.sessions.established_for = config.forget.established
-        if ports != old_ports and self._listener is not None:
+        if (moved or ports != old_ports) and self._listener is not None:
             self._listener.watch(ports)
             for port in set(old_ports) - set(ports):  # no events will tell how those sessions end
                 self._take([(BEGIN, None, 0, 0, port, 0), (END, None, 0, 0, 0, 0)])

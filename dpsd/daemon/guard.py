@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -41,7 +40,6 @@ class Guard:
         self._thread = ThreadPoolExecutor(1, "kernel")
         # Ending very many sessions takes long, and changes of the lists don't wait for it.
         self._ender = ThreadPoolExecutor(1, "ender")
-        self._claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()  # one load at a time
         self._loading = False
@@ -49,19 +47,6 @@ class Guard:
         self._broken = False
         self._meanwhile: list[Change] = []
         self._repair: asyncio.Task[None] | None = None
-
-    def claim(self) -> None:
-        """Refuse to be the second dpsd on one table; KernelError.
-
-        An abstract Unix address belongs to the network namespace, as the table does, and goes
-        with its process.
-        """
-        try:
-            self._claim.bind("\0dpsd")
-        except OSError:
-            raise KernelError(
-                "another dpsd, with another store, guards the table inet dpsd of this host"
-            ) from None
 
     async def load(self) -> None:
         """Bring the whole table into the kernel at once. KernelError, NotPermitted."""
@@ -139,6 +124,8 @@ class Guard:
             async with self._lock:
                 wanted = dict(self._wanted())
                 found = await self._run(self.table.differences, wanted, self._clock.now())
+                for told in await self._run(self.table.nearly_full, wanted, self._clock.now()):
+                    log.warning("%s; what lasts shortest isn't dropped beyond that", told)
         except DpsdError as problem:
             log.error("%s", problem)
             return
@@ -181,7 +168,6 @@ class Guard:
             self._repair.cancel()
         self._thread.shutdown()
         self._ender.shutdown()
-        self._claim.close()
         self.table.close()
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:

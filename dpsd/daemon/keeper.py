@@ -23,6 +23,7 @@ from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store
 T = TypeVar("T")
 log = logging.getLogger("dpsd")
 
+AHEAD = 5.0  # seconds; an entry made by so much later than now was made by another clock
 MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
 
 
@@ -140,6 +141,9 @@ class Keeper:
             self._waiting = (records + self._waiting)[-MOST_WAITING:]
             self._complain("flush", f"{problem}; {len(self._waiting)} verdicts only in the kernel")
             return
+        except BaseException:  # cancelled, perhaps before the store's thread came to it
+            self._waiting = records + self._waiting
+            raise
         self._failing.discard("flush")
         if number == self.applied + 1:
             self.applied = number
@@ -184,7 +188,11 @@ class Keeper:
         return self._store
 
     def _inward(self, entry: Entry) -> Entry:
-        return _moved(entry, self._clock.from_wall)
+        """In the engine's time. Made when the clock was ahead, it lasts as long as it was meant."""
+        moved, now = _moved(entry, self._clock.from_wall), self._clock.now()
+        if moved.expires_at is None or moved.created_at <= now + AHEAD:
+            return moved
+        return replace(moved, expires_at=now + moved.expires_at - moved.created_at)
 
     def _outward(self, entry: Entry) -> Entry:
         return _moved(entry, self._clock.to_wall)

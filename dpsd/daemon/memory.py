@@ -6,7 +6,7 @@ from itertools import islice
 
 from dpsd.core.engine import Engine
 from dpsd.core.peers import Network
-from dpsd.core.scores import Peer
+from dpsd.core.scores import MOST, Peer
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.keeper import Keeper
 from dpsd.errors import DpsdError
@@ -31,19 +31,22 @@ class Memory:
         engine, clock = self._engine, self._clock
         now = clock.now()
         within = now - engine.policy.black_within
-        engine.blocks = await self._keeper.run(lambda store: store.blocks_since(within))
+
+        def past(at: float) -> float:  # the clock may be behind what it was when that was written
+            return min(clock.from_wall(at), now)
+
+        blocks = await self._keeper.run(lambda store: store.blocks_since(within))
+        engine.blocks = {peer: [min(at, now) for at in times] for peer, times in blocks.items()}
         since = now - self._lasts()
-        for row in await self._keeper.run(lambda store: store.peers(since)):
+        for row in await self._keeper.run(lambda store: store.peers(since, MOST)):
             if engine.size.is_peer(row.peer):
-                evidence = [
-                    evidence_of(told, clock.from_wall) for told in row.detail.get("evidence", [])
-                ]
-                at, trusted_at = clock.from_wall(row.at), row.detail.get("trusted_at", row.at)
-                peer = engine.scores.restore(row.peer, row.score, at, evidence)
+                evidence = [evidence_of(told, past) for told in row.detail.get("evidence", [])]
+                trusted_at = row.detail.get("trusted_at", row.at)
+                peer = engine.scores.restore(row.peer, row.score, past(row.at), evidence)
                 if row.detail.get("listed") and engine.lists.decisive(row.peer) is None:
                     engine.scores.clear(peer.key)  # it was released while no daemon ran
                 peer.trust = row.detail.get("trust", 0.0)
-                peer.trusted_at = clock.from_wall(trusted_at)
+                peer.trusted_at = past(trusted_at)
 
     async def save(self) -> None:
         """Write the scores that changed lately, some of them if there are very many."""
@@ -71,7 +74,7 @@ class Memory:
             more = True
             while more:  # a bounded part at a time, so that other writers get their turn
                 pruned = await self._keeper.run(
-                    lambda s: s.prune(now, history_for, keep, self._keeper.node)
+                    lambda s: s.prune(now, history_for, keep, MOST, self._keeper.node)
                 )
                 more = pruned.more
         except DpsdError as problem:

@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
 
 from dpsd.errors import DpsdError
 
@@ -14,6 +17,23 @@ log = logging.getLogger("dpsd")
 Job = tuple[Callable[[], Any], float]
 """What to call, and the seconds between two calls."""
 
+LOOK = 1.0  # seconds between two looks at whether somebody set the clock
+SET = 0.5  # seconds; the scheduler doesn't mind less than that
+
+
+class _Every(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
+    """In steps; what was missed, while the loop or the clock jumped, is missed.
+
+    APScheduler's own interval makes a list of all that was missed first: of a year it is endless.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._step = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
+        due = (previous or now) + self._step
+        return due if due > now else now + self._step
+
 
 class Schedule:
     """Runs jobs in the loop. Nothing of it runs before start(), but for what goes on beside."""
@@ -21,17 +41,28 @@ class Schedule:
     def __init__(self) -> None:
         self._scheduler = AsyncIOScheduler()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ahead = 0.0  # of the steady clock is the wall clock by so many seconds
+        self._looking: asyncio.TimerHandle | None = None
 
     def start(self, jobs: Iterable[Job]) -> None:
         """Run these from now on."""
         for job, seconds in jobs:
             # A job that was held up runs once, however late.
-            self._scheduler.add_job(
-                job, "interval", seconds=seconds, coalesce=True, misfire_grace_time=None
-            )
+            self._scheduler.add_job(job, _Every(seconds), coalesce=True, misfire_grace_time=None)
         # Its own lines, one for each run of each job, say nothing to an administrator.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         self._scheduler.start()
+        self._ahead = time.time() - time.monotonic()
+        self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        """The scheduler goes by the wall clock. When that is set, every job is due: after a step
+        back none would be until it is as late as it was before."""
+        before, self._ahead = self._ahead, time.time() - time.monotonic()
+        if abs(self._ahead - before) > SET:
+            for job in self._scheduler.get_jobs():
+                job.modify(next_run_time=datetime.now(UTC))
+        self._looking = asyncio.get_running_loop().call_later(LOOK, self._look_at_clock)
 
     def beside(self, work: Awaitable[None]) -> None:
         """Let something go on beside; what it raises is logged."""
@@ -48,6 +79,8 @@ class Schedule:
 
     def stop(self) -> None:
         """Begin no job any more."""
+        if self._looking is not None:
+            self._looking.cancel()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 

@@ -7,13 +7,12 @@ connecting.py the URL, the file and its owner, faults told in words
 claim.py      one daemon to a store
 """
 
-from dpsd.store.records import OPERATOR, Action, Node, PeerRow, Pruned, Record, Recorded
+from dpsd.store.records import Action, Node, PeerRow, Pruned, Record, Recorded
 from dpsd.store.rows import evidence_json, evidence_of
 from dpsd.store.schema import SCHEMA
 from dpsd.store.store import Store
 
 __all__ = [
-    "OPERATOR",
     "SCHEMA",
     "Action",
     "Node",

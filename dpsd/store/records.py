@@ -9,9 +9,6 @@ from typing import Any
 from dpsd.core.lists import Entry
 from dpsd.core.peers import Network
 
-OPERATOR = "operator"
-"""The source of what a person does. Only what a person takes off a list is forgiven."""
-
 
 class Action(StrEnum):
     """What happened to an entry."""

@@ -12,18 +12,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.engine import URL, Connection
 
-from dpsd.core.lists import Entry, ListName
+from dpsd.core.lists import OPERATOR, SCORE, Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.store import claim, connecting, schema
 from dpsd.store.connecting import told
 from dpsd.store.records import (
-    OPERATOR,
     Action,
     Node,
     PeerRow,
@@ -204,11 +204,11 @@ class Store:
                 )
                 db.execute(insert(peers), [peer_values(key, row) for key, row in keyed.items()])
 
-    def peers(self, since: float = 0.0) -> list[PeerRow]:
-        """The peers seen at or after an instant."""
+    def peers(self, since: float = 0.0, most: int | None = None) -> list[PeerRow]:
+        """The peers seen at or after an instant, at most so many; who was seen last is first."""
+        query = select(peers).where(peers.c.seen_at >= since).order_by(peers.c.seen_at.desc())
         with self._reading() as db:
-            rows = db.execute(select(peers).where(peers.c.seen_at >= since))
-            return [to_peer(row) for row in rows]
+            return [to_peer(row) for row in db.execute(query.limit(most))]
 
     def peer(self, peer: Network) -> PeerRow | None:
         """What was last saved about one peer."""
@@ -239,7 +239,7 @@ class Store:
         with self._reading() as db:
             return [to_recorded(row) for row in db.execute(query)]
 
-    def blocks_since(self, at: float, source: str = "score") -> dict[Network, list[float]]:
+    def blocks_since(self, at: float, source: str = SCORE) -> dict[Network, list[float]]:
         """When each peer was blocked by a source at or after an instant, oldest first.
 
         What an operator took off the list again doesn't count, nor what came before it; that goes
@@ -264,8 +264,16 @@ class Store:
                     blocks[row.peer].append(row.at)
             return {network(text): times for text, times in blocks.items()}
 
-    def prune(self, now: float, history_for: float, peers_for: float, node: str = "") -> Pruned:
-        """Forget what is over: expired entries, and history and peers older than so many seconds.
+    def prune(
+        self,
+        now: float,
+        history_for: float,
+        peers_for: float,
+        most_peers: int | None = None,
+        node: str = "",
+    ) -> Pruned:
+        """Forget what is over: expired entries, and history and peers older than so many seconds;
+        and of more peers than `most_peers` those seen longest ago.
 
         Up to BATCH of each, so that neither other writers nor the caller's other work wait for
         long: call it regularly, and again while the answer has `more`. Expired entries leave with
@@ -273,7 +281,8 @@ class Store:
         """
         expired = self._expire(now, node)
         with self._writing() as db:
-            gone = _forget_history(db, now - history_for), _forget_peers(db, now - peers_for)
+            before = max(now - peers_for, _seen_before(db, most_peers))
+            gone = _forget_history(db, now - history_for), _forget_peers(db, before)
         if self._sqlite:
             with self._transaction("") as db:
                 connecting.shrink(db)
@@ -383,6 +392,15 @@ def _forget_history(db: Connection, before: float) -> int:
         return 0
     db.execute(update(revision).where(revision.c.reaches < reaches).values(reaches=reaches))
     return int(db.execute(delete(history).where(chosen)).rowcount)
+
+
+def _seen_before(db: Connection, most: int | None) -> float:
+    """When those peers were seen last that are more than so many."""
+    if most is None:
+        return -inf
+    newest = select(peers.c.seen_at).order_by(peers.c.seen_at.desc())
+    at = db.execute(newest.offset(most - 1).limit(1)).scalar()
+    return -inf if at is None else float(at)
 
 
 def _forget_peers(db: Connection, before: float) -> int:

@@ -245,6 +245,17 @@ def test_time_wait_beyond_the_allowance() -> None:
     assert stage.evidence(A) == {"time_wait": 1.5}
 
 
+def test_a_reset_ends_a_time_wait() -> None:
+    """Conntrack calls it CLOSE then, and tells no more of it until it is gone."""
+    stage = Stage()
+    for n in range(1, 10):
+        stage.play(f"{n} {A}#{n} {HELD} says=500 FIN_WAIT/peer LAST_ACK TIME_WAIT")
+        measure = Measure(None, 10, 5000, 10, 5000)
+        stage.feed((UPDATE, stage.key(f"{A}#{n}"), ASSURED, State.CLOSE, 0, 0))
+        stage.feed((DESTROY, stage.key(f"{A}#{n}"), ASSURED, State.CLOSE, None, measure))
+    assert stage.evidence(A) == {}
+
+
 def test_time_wait_is_forgotten_with_the_events_that_were_lost() -> None:
     closed = f"{HELD} says=500 FIN_WAIT/peer LAST_ACK TIME_WAIT"
     stage = Stage().play(crowd(A, 5, closed)).play("1 kernel LOST")

@@ -59,6 +59,7 @@ def test_who_may_overrule() -> None:
     assert may_overrule(block)
     assert may_overrule(replace(block, list=ListName.BLACK))
     assert not may_overrule(replace(block, source="score"))
+    assert not may_overrule(replace(block, source="fail2ban:sasl"))
     assert not may_overrule(replace(block, list=ListName.WHITE))
 
 

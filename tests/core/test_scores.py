@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpsd.core.peers import PeerSize
-from dpsd.core.scores import MOST_TRUST, Evidence, Kind, Scores
+from dpsd.core.scores import MOST_TRUST, TIME_WAITS_END, Evidence, Kind, Scores
 from tests.core.transcript import network
 
 A, B = b"\xcb\x00\x71\x01", b"\xcb\x00\x71\x02"
@@ -131,6 +131,25 @@ def test_only_what_matters_is_remembered(scores: Scores, what: str, kept: bool) 
         case "tokens":  # it has opened so much lately that its allowance isn't full
             scores.opened(A, now)
             peer.open = 0
-    assert scores.prune(now) == (not kept)
+    assert scores.prune(now if what != "time_wait" else 500.0) == (not kept)
     assert (scores.get(A) is not None) == kept
     assert len(scores) == kept
+
+
+def test_a_lost_time_wait_is_not_remembered_for_ever(scores: Scores) -> None:
+    scores.peer(A, 0.0).time_wait = 1
+    assert scores.prune(TIME_WAITS_END) == 0
+    assert scores.prune(TIME_WAITS_END + 1) == 1
+
+
+def test_of_too_many_the_least_are_forgotten(
+    scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpsd.core.scores.MOST", 100)
+    for number in range(104):
+        scores.credit(scores.peer(bytes((number,)), 0.0), 1.0 + number, 1000.0, 0.0)
+    least = scores.get(b"\0")
+    assert least is not None
+    least.open = 1  # whoever is there stays
+    assert scores.prune(1000.0) == 14
+    assert sorted(peer.key[0] for peer in scores) == [0, *range(15, 104)]

@@ -5,12 +5,15 @@ import re
 import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from dpsd.daemon.daemon import STOOD_STILL
 from tests.daemon.conftest import Make
 from tests.daemon.live import MailHost, answered, at_once, command, eventually
 from tests.lab.dpsd import Dpsd
@@ -51,6 +54,46 @@ def test_second_daemon_on_another_store_would_fight_for_the_table(
     assert daemon.running
     assert host.drops("10.99.140.1")
     daemon.cli("unblock", "10.99.140.1", check=True)
+
+
+HOLDER = """
+import socket, sys
+held = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+held.bind("\\0dpsd")
+if sys.argv[1] == "listens":
+    held.listen()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["listens", "is deaf"])
+def test_whoever_is_no_dpsd_keeps_none_from_starting(make: Make, host: MailHost, how: str) -> None:
+    """An abstract address is anybody's to take."""
+    argv = ("setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", HOLDER, how)
+    holder = subprocess.Popen(
+        host.net.mail.command(*argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        daemon = make()
+        daemon.start()
+        assert "is no dpsd" in daemon.tail()
+        holder.kill()
+
+
+def test_nobody_pays_while_the_daemon_stood_still(make: Make, host: MailHost) -> None:
+    """What peers did meanwhile waits to be read; until the next dump it is blind."""
+    daemon = make()
+    daemon.start()
+    host.session("10.99.140.3")
+    os.kill(daemon.pid, signal.SIGSTOP)
+    time.sleep(STOOD_STILL + 0.5)  # that is what is tried
+    os.kill(daemon.pid, signal.SIGCONT)
+    assert eventually(lambda: "stood still for" in daemon.tail())
+    assert eventually(lambda: not daemon.json("status")["blind"])
+    assert daemon.json("status")["sessions"]["open"] == 1
 
 
 # Signals

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from math import inf
 from types import MappingProxyType
 from typing import Literal
 
@@ -133,14 +134,18 @@ def _sizes() -> Mapping[str, int]:
     return MappingProxyType({name: int(size) for name, size in found})
 
 
-# How many elements each set may hold; the kernel may count a prefix as two.
+# How many elements each set may hold.
 SIZES = _sizes()
+# How many networks that are: the kernel may count a prefix as two elements.
+ROOM = {name: size // 2 if name in NETS else size for name, size in SIZES.items()}
+NEARLY = 0.9  # of its room that a set takes is told
 
 
 def wanted(spec: TableSpec, elements: Mapping[Element, float | None], now: float) -> Sets:
     """What the kernel has to hold, by set: hosts as they are, prefixes as their disjoint cover.
 
-    Elements whose time is over (expiry at or before `now`) are left out.
+    Elements whose time is over (expiry at or before `now`) are left out; and of more than there is
+    room for, those that last shortest: the kernel would refuse all of them.
     """
     sets: Sets = {name: {} for name in HOSTS + NETS}
     for element, until in elements.items():
@@ -148,4 +153,20 @@ def wanted(spec: TableSpec, elements: Mapping[Element, float | None], now: float
             sets[spec.set_of(element)][element[1]] = until
     for name in NETS:
         sets[name] = disjoint(sets[name])
-    return sets
+    return {name: _lasting(holds, ROOM[name]) for name, holds in sets.items()}
+
+
+def nearly_full(sets: Sets) -> list[str]:
+    """Which of the sets that wanted() told have no room for many more, in words."""
+    return [
+        f"set {name} holds {len(holds)} networks of the {ROOM[name]} that it has room for"
+        for name, holds in sets.items()
+        if len(holds) >= NEARLY * ROOM[name]
+    ]
+
+
+def _lasting(holds: Elements, most: int) -> Elements:
+    if len(holds) <= most:
+        return holds
+    order = sorted(holds.items(), key=lambda held: inf if held[1] is None else held[1])
+    return dict(order[-most:])

@@ -24,6 +24,7 @@ from dpsd.kernel.nftset.ruleset import (
     Elements,
     Sets,
     TableSpec,
+    nearly_full,
     part,
     redefining,
     render,
@@ -164,6 +165,10 @@ class Table:
         for name, holds in wanted(self.spec, elements, now).items():
             differences += _unlike(name, holds, found[name], now, TOLERANCE + self._late)
         return differences
+
+    def nearly_full(self, elements: Mapping[Element, float | None], now: float) -> list[str]:
+        """Which sets have no room for many more than load(elements) puts there, in words."""
+        return nearly_full(wanted(self.spec, elements, now))
 
     def adoptable(
         self, known: Mapping[Element, float | None], now: float

@@ -1,0 +1,121 @@
+"""What the store gives back at a start: whatever the clock says, and not without a bound."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from dpsd import assembly
+from dpsd.config import Config
+from dpsd.core.engine import Engine
+from dpsd.core.lists import Entry, ListName, Lists
+from dpsd.core.peers import Network
+from dpsd.core.scores import Kind
+from dpsd.daemon import memory
+from dpsd.daemon.clock import Clock
+from dpsd.daemon.keeper import Keeper
+from dpsd.kernel.host import Host
+from dpsd.store import Action, PeerRow, Record, Store
+
+PEER: Network = ip_network("203.0.113.7/32")
+OTHER: Network = ip_network("203.0.113.8/32")
+FIVE_HOURS = 5 * 3600.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(f"sqlite:///{tmp_path}/dpsd.db", upgrade=True) as opened:
+        yield opened
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[tuple[asyncio.Runner, Keeper]]:
+    keeper = Keeper(f"sqlite:///{path}/dpsd.db", Clock())
+    with asyncio.Runner() as runner:
+        runner.run(keeper.open())
+        try:
+            yield runner, keeper
+        finally:
+            runner.run(keeper.close())
+
+
+def recalled(path: Path) -> Engine:
+    """An engine that has what the store remembers."""
+    engine = assembly.engine(Config(), Host(), Lists())
+    with kept(path) as (runner, keeper):
+        runner.run(memory.Memory(engine, keeper, Clock()).recall())
+    return engine
+
+
+def test_peers_of_a_clock_that_was_ahead(store: Store, tmp_path: Path) -> None:
+    """A score doesn't grow, nor does what is free shrink, until the clock is as late as it was."""
+    ahead = time.time() + 400 * 86400
+    evidence = {
+        **{"kind": "empty", "state": "", "cost": 2.0, "count": 1, "first": ahead, "at": ahead},
+        "ports": [25],
+    }
+    detail = {"evidence": [evidence], "trust": 3.0, "trusted_at": ahead}
+    store.save_peers([PeerRow(PEER, 2.0, ahead, ahead, detail)])
+    entry = Entry(ListName.BLOCK, OTHER, "", "score", ahead, ahead + 600)
+    store.commit([Record(Action.ADD, entry, ahead)])
+    engine = recalled(tmp_path)
+    now = time.time() + 1.0
+    peer = engine.scores.get(engine.size.key(PEER.network_address.packed))
+    assert peer is not None
+    assert engine.scores.score(peer, now) == pytest.approx(2.0, abs=0.1)
+    assert engine.scores.trust(peer, now) == pytest.approx(3.0, abs=0.1)
+    assert peer.evidence[Kind.EMPTY, ""].at <= now
+    assert engine.scores.opened(peer.key, now) == (peer, True)
+    assert [at <= now for at in engine.blocks[OTHER]] == [True]
+
+
+def test_an_entry_of_a_clock_that_was_ahead_lasts_as_long_as_it_was_meant(
+    store: Store, tmp_path: Path
+) -> None:
+    now = time.time()
+    lasting = Entry(ListName.BLOCK, OTHER, "", "operator", now - 60, now + FIVE_HOURS)
+    entries = [
+        Entry(ListName.BLOCK, PEER, "", "operator", now + FIVE_HOURS, now + FIVE_HOURS + 600),
+        Entry(ListName.BLACK, PEER, "", "operator", now + FIVE_HOURS),
+        lasting,
+    ]
+    store.commit([Record(Action.ADD, entry, entry.created_at) for entry in entries])
+    with kept(tmp_path) as (runner, keeper):
+        loaded = {(entry.list, entry.peer): entry for entry in runner.run(keeper.load())}
+    assert loaded[ListName.BLOCK, PEER].expires_at == pytest.approx(now + 600, abs=30)
+    assert loaded[ListName.BLACK, PEER].expires_at is None
+    assert loaded[ListName.BLOCK, OTHER] == lasting
+
+
+def test_only_the_peers_seen_last_come_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "MOST", 3)
+    now = time.time()
+    networks = [ip_network(f"203.0.113.{number}/32") for number in range(5)]
+    store.save_peers(PeerRow(n, 9.0, now, now - age, {}) for age, n in enumerate(networks))
+    engine = recalled(tmp_path)
+    found = {engine.size.network_of_key(peer.key) for peer in engine.scores}
+    assert found == set(networks[:3])
+
+
+def test_a_verdict_is_written_though_the_flush_was_cancelled(store: Store, tmp_path: Path) -> None:
+    """As at a stop, when the disk is slow and other work of the store's is before it."""
+    entry = Entry(ListName.BLACK, PEER, "", "score", time.time())
+    with kept(tmp_path) as (runner, keeper):
+
+        async def stop() -> None:
+            first = asyncio.create_task(keeper.run(lambda _: time.sleep(0.2)))
+            keeper.write(Action.ADD, [entry])
+            flush = asyncio.create_task(keeper.flush())
+            await asyncio.sleep(0)
+            flush.cancel()
+            await asyncio.gather(first, flush, return_exceptions=True)
+            assert flush.cancelled()
+
+        runner.run(stop())
+    assert [each.peer for each in store.entries(time.time())] == [PEER]

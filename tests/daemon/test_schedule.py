@@ -1,0 +1,58 @@
+"""The schedule goes on, however the wall clock is set."""
+
+import asyncio
+import time
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
+
+import pytest
+
+from dpsd.daemon import schedule
+
+STEPS = [timedelta(days=-365), timedelta(hours=-1), timedelta(hours=1), timedelta(days=365)]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch, step: timedelta) -> None:
+    monkeypatch.setattr(schedule, "LOOK", 0.05)
+    wall, set_by = time.time, timedelta()
+
+    class Wall(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + set_by
+
+    monkeypatch.setattr("apscheduler.schedulers.base.datetime", Wall)
+    monkeypatch.setattr(schedule, "datetime", Wall)
+    monkeypatch.setattr(time, "time", lambda: wall() + set_by.total_seconds())
+
+    async def main() -> None:
+        nonlocal set_by
+        ran = asyncio.Event()
+
+        async def job() -> None:
+            ran.set()
+
+        async def runs() -> None:
+            ran.clear()
+            await asyncio.wait_for(ran.wait(), 10)
+
+        schedules = schedule.Schedule()
+        schedules.start([(job, 0.02)])
+        try:
+            await runs()
+            set_by = step
+            for _ in range(4):
+                await runs()
+        finally:
+            schedules.stop()
+
+    asyncio.run(main())
+
+
+def test_what_was_missed_is_missed() -> None:
+    every, now = schedule._Every(0.25), datetime(2026, 11, 22)
+    due = every.get_next_fire_time(now - timedelta(seconds=0.1), now)
+    assert due == now + timedelta(seconds=0.15)
+    assert every.get_next_fire_time(now - timedelta(days=365), now) == now + timedelta(seconds=0.25)
+    assert every.get_next_fire_time(None, now) == now + timedelta(seconds=0.25)
