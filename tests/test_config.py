@@ -137,6 +137,10 @@ def test_proper_times_of_single_ports() -> None:
         ("protect.slots = 1.5", "protect.slots: must be a whole number, not 1.5"),
         ('protect.slots = "100"', 'protect.slots: must be a whole number, not "100"'),
         ("policy.block_at = nan", "policy.block_at: must be 1 to 1000000 slot-seconds, not NaN"),
+        (
+            f"policy.block_at = 1{'0' * 400}",
+            f"policy.block_at: must be 1 to 1000000 slot-seconds, not 1{'0' * 400}",
+        ),
         ("policy.block_at = inf", "policy.block_at: must be 1 to 1000000 slot-seconds, not Inf"),
         ("policy.block_at = false", "policy.block_at: must be a number, not false"),
         (

@@ -11,8 +11,9 @@ from dpsd import assembly
 from dpsd.capture.anonymity import Pseudonyms
 from dpsd.capture.file import About, Writer
 from dpsd.config import Config
-from dpsd.core.events import LOST
+from dpsd.core.events import DESTROY, LOST, UPDATE
 from dpsd.daemon.listener import Listener
+from dpsd.errors import DpsdError
 from dpsd.kernel import host
 from dpsd.kernel.ctnetlink import Decoder, endpoints, messages
 
@@ -20,22 +21,27 @@ _OVERRUN = struct.pack("=IHHII", 16, 4, 0, 0, 0)  # NLMSG_OVERRUN stands for eve
 _LOOK = 1.0  # seconds between two looks at whether a dump is due
 
 
-def record(config: Config, path: Path, seconds: float, anonymize: bool = False) -> None:
-    """Write what the kernel tells of the protected ports for so long to a new file.
+def record(config: Config, path: Path, seconds: float, anonymize: bool = False) -> bool:
+    """Write what the kernel tells of the protected ports for so long to a new file; whether it
+    told of any event.
 
     anonymize: under other addresses, by a key that is thrown away. It needs a ruleset with
-    conntrack in it, such as dpsd's own. Raises OSError for the file, KernelError and NotPermitted
-    for the kernel.
+    conntrack in it, such as dpsd's own. Raises OSError for the file; KernelError and NotPermitted
+    for the kernel, and leaves no file then.
     """
     with path.open("xb") as file:
-        asyncio.run(_record(config, file, seconds, Pseudonyms() if anonymize else None))
+        try:
+            return asyncio.run(_record(config, file, seconds, Pseudonyms() if anonymize else None))
+        except DpsdError:
+            path.unlink()
+            raise
 
 
 async def _record(
     config: Config, file: IO[bytes], seconds: float, names: Pseudonyms | None
-) -> None:
+) -> bool:
     began = time.time_ns() - time.monotonic_ns()  # nobody's setting of the clock moves sessions
-    here = host.look()
+    here, heard = host.look(), False
     decoder, protected = Decoder(), assembly.protects(config, here)
     about = About(here, tuple(config.white))
     writer = Writer(file, names.about(about) if names else about, began + time.monotonic_ns())
@@ -47,7 +53,10 @@ async def _record(
             writer.write(told, began + time.monotonic_ns())
 
     def take(events: Any) -> None:
-        if any(event[0] == LOST for event in events):
+        nonlocal heard
+        kinds = {event[0] for event in events}
+        heard = heard or bool(kinds & {UPDATE, DESTROY})
+        if LOST in kinds:
             keep(_OVERRUN)
 
     listener = Listener(config.protect.ports, config.kernel.event_buffer, take, keep)
@@ -59,6 +68,7 @@ async def _record(
             listener.dump_if_due()
     finally:
         listener.close()
+    return heard
 
 
 def _without_others(

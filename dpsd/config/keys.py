@@ -215,8 +215,9 @@ class Stress:
         "2s",
         "While slots run short, sessions that made no progress for longer are ended to make room,"
         " those of the peers that hold most of them first. A peer's only session gets three times"
-        " as long; but when peers with one or two such sessions each fill the slots, all of them"
-        " get half. Peers that delivered mail get up to seven times as long.",
+        " as long, and peers that delivered mail up to seven times. But when very many peers that"
+        " hold few (a slot in 16) have useless sessions, all get half; and when a whole wave of"
+        " them had to be ended, for a while those get half that hold several.",
     )
     at_ports: Mapping[int, Mapping[str, float]] = at_ports()
 

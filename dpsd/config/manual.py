@@ -7,7 +7,7 @@ from dpsd.config.loading import DEFAULT_PATH, SECTIONS, keys_of
 _ABOUT = (
     "The file is in TOML: sections in brackets, and below each its keys, as in `slots = 100`."
     " Every key has a default, so an empty file is a valid one. Most mail hosts need one key,"
-    " `slots` in `[protect]`.",
+    " `white` in `[lists]`, for those that are to be left alone.",
     'Durations are strings: "90s", "15m", "2h", "7d", "2w", or together as in "1h30m"; from one'
     ' second to ten years ("3650d"). Sizes are strings in KiB, MiB or GiB. The unit of costs and'
     " scores, the slot-second, is a second for which a peer kept one of the mail server's slots"

@@ -15,7 +15,7 @@ from dpsd.capture.replaying import moment
 from dpsd.config import Config, parse
 from dpsd.core.events import BEGIN, DESTROY, END, ENTRY, LOST, UPDATE, Event
 from dpsd.daemon.listener import Take
-from dpsd.errors import BadArgument
+from dpsd.errors import BadArgument, DpsdError, KernelError, NotPermitted
 from dpsd.kernel.ctnetlink import Decoder, endpoints
 from tests.captures import scenes
 from tests.lab.net import MAIL4, MAIL6
@@ -134,6 +134,19 @@ def test_a_file_that_is_there_isnt_overwritten(fresh: Path) -> None:
     assert fresh.read_text() == "precious"
 
 
+@pytest.mark.parametrize("problem", [NotPermitted, KernelError])
+def test_a_file_that_nothing_can_be_recorded_in_isnt_left(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, problem: type[DpsdError]
+) -> None:
+    def listener(*_: object) -> None:
+        raise problem("no")
+
+    monkeypatch.setattr(recording, "Listener", listener)
+    with pytest.raises(problem):
+        record(Config(), fresh, 1.0)
+    assert not fresh.exists()
+
+
 def test_a_loss_is_recorded(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Losing:
         """A listener that loses events at once."""
@@ -145,7 +158,7 @@ def test_a_loss_is_recorded(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             pass
 
     monkeypatch.setattr(recording, "Listener", Losing)
-    record(Config(), fresh, 0.0)
+    assert record(Config(), fresh, 0.0)
     assert events(fresh) == [(LOST, None, 0, 0, 0, 0)]
 
 
