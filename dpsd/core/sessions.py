@@ -243,8 +243,10 @@ class Sessions:
 
     def leave(self, scopes: Iterable[Scope]) -> list[Noted]:
         """Drop the sessions that no dump of these scopes shows, and those to servers that aren't
-        protected any more: they aren't heard of again."""
+        protected any more: they aren't heard of again. Who is idle isn't judged for the time until
+        the next dump."""
         kept = list(scopes)
+        self._judged_idle.clear()
         notes: list[Noted] = []
         for session in list(self._open.values()):
             _, server, _, port = self.endpoints(session.key)

@@ -603,6 +603,19 @@ def test_overstays_arent_charged_while_blind() -> None:
     assert stage.evidence(A) == {}
 
 
+def test_nobody_pays_for_the_time_in_which_the_daemon_stood_still() -> None:
+    stage = Stage().play(f"0 {A} {HELD}").play(f"0 {B} {HELD} FIN_WAIT/server").until(50)
+    stage.now, stage.scopes = 900.0, ((25, 4),)
+    stage.engine.look(stage.scopes)
+    stage._tick()
+    stage._dump()
+    stage._tick()
+    assert (stage.evidence(A), stage.evidence(B)) == ({}, {})
+    stage.until(910)._dump()
+    assert stage.evidence(A) == {"overstay ESTABLISHED": 10.0}
+    assert stage.evidence(B) == {"overstay FIN_WAIT": 10.0}
+
+
 def test_sessions_that_ended_unheard_are_dropped_and_charged_nothing_more() -> None:
     stage = Stage().play(f"""
         0   {A}  {HELD} FIN_WAIT/server !GONE
