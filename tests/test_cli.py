@@ -396,10 +396,20 @@ def test_a_program_leaves_longer_blocks_of_others(
 
 
 def test_a_longer_block_of_a_program_takes_the_place_of_a_shorter_one(dpsd: Run) -> None:
-    dpsd("block", "203.0.113.7", "--for", "1h")
+    dpsd("block", "203.0.113.7", "--for", "1h", "--source", "fail2ban:other")
     dpsd("block", "203.0.113.7", "--for", "2h", *JAIL)
     (entry,) = dpsd("list", "--json").json
     assert entry["source"] == "fail2ban:sasl"
+
+
+def test_but_not_of_an_operators(dpsd: Run) -> None:
+    """That may be what keeps the peer off the white list, which no program's block does."""
+    dpsd("block", "203.0.113.7", "--for", "1h")
+    said = dpsd("block", "203.0.113.7", "--for", "2h", *JAIL)
+    assert said.code == 0
+    assert "by operator" in said.err
+    (entry,) = dpsd("list", "--json").json
+    assert entry["source"] == "operator"
 
 
 def test_a_program_blocks_again_for_another_time(dpsd: Run, url: str) -> None:

@@ -180,7 +180,8 @@ def _block(
     Without --for or --permanent, for as long as the configuration says (policy.block_for).
     Blocking again replaces the time. A bare IPv6 address means its whole /64.
 
-    What a program blocks (--source) never replaces what another source blocked for longer.
+    What a program blocks (--source) never replaces what an operator blocked, or another source for
+    longer.
 
     \b
     Examples:

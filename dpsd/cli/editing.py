@@ -152,7 +152,8 @@ class Editor:
         return Record(Action.REMOVE, by, self.now)
 
     def _longer(self, peer: Network, found: Iterable[Entry], seconds: float | None) -> Entry | None:
-        """What somebody else has blocked at least as long already, which a program leaves alone."""
+        """What a program leaves alone: somebody else's block that is at least as long, and an
+        operator's, which may be what keeps the peer off the white list."""
         ends = inf if seconds is None else self.now + seconds
         others = (
             entry
@@ -161,7 +162,9 @@ class Editor:
         )
         if self.source == OPERATOR:
             return None
-        return next((e for e in others if (e.expires_at or inf) >= ends), None)
+        return next(
+            (e for e in others if e.source == OPERATOR or (e.expires_at or inf) >= ends), None
+        )
 
     def _covering(self, peer: Network) -> list[Entry]:
         return self.store.covering(peer, self.now)

@@ -123,6 +123,7 @@ class Engine:
         They are all that is protected; sessions to other ports are nobody's business any more.
         """
         self.unseen = set(scopes)
+        self._lingering.skip()
         for _, session, _ in self.sessions.leave(self.unseen):
             self.judge.one_less(session)
 

@@ -7,6 +7,7 @@ waited for. The socket knows better: it stays in FIN_WAIT2 until the peer closes
 """
 
 from collections.abc import Callable, Iterable
+from math import inf
 
 from dpsd.core.events import Key, State
 from dpsd.core.sessions import Note, Noted, Session, Side
@@ -23,6 +24,10 @@ class Lingering:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def skip(self) -> None:
+        """Nobody is judged for the time until the next look."""
+        self._judged = inf
+
     def take(self, keys: Iterable[Key], proper: Callable[[int], float], now: float) -> list[Noted]:
         """Take the keys of all that linger now; proper(port): seconds that they may."""
         last, self._judged = self._judged, now
@@ -36,7 +41,7 @@ class Lingering:
             if session is not None:
                 self._sessions[key] = session
                 over = now - session.since - proper(session.port)
-                if over > 0:
+                if over > 0 and now > last:
                     notes.append((Note.OVERSTAY, session, min(over, now - last)))
         notes += [(Note.CLOSED, session, None) for session in before.values()]
         return notes

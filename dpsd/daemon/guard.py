@@ -104,7 +104,11 @@ class Guard:
             self.mend("a change failed")
 
     async def apply(self, changes: Sequence[Change]) -> None:
-        """Bring any changes into the kernel; prefixes may take long. KernelError, and a repair."""
+        """Bring any changes into the kernel; prefixes may take long.
+
+        What the kernel refuses, as when a set is full, is tried with the whole table. KernelError,
+        and a repair.
+        """
         if self._loading:
             self._meanwhile += changes
             failures = self._failures
@@ -114,9 +118,13 @@ class Guard:
             return
         try:
             await self._run(self.table.apply, changes, self._clock.now())
-        except DpsdError:
-            self.mend("a change failed")
-            raise
+        except DpsdError as problem:
+            log.error("%s; loading the whole table", problem)
+            try:
+                await self.load()
+            except DpsdError:
+                self.mend("a change failed")
+                raise
 
     async def reconcile(self) -> None:
         """Compare the kernel with what is wanted, and mend what differs."""

@@ -46,6 +46,7 @@ class Keeper:
         self._thread = ThreadPoolExecutor(1, "store")
         self._store: Store | None = None
         self._waiting: list[Record] = []
+        self._shortened: dict[Entry, Entry] = {}  # what _inward() made of which entry of the store
         self._started_at = time.time()
         self._failing: set[str] = set()  # what has been told to fail
         self._file: tuple[int, int] | None = None
@@ -135,14 +136,16 @@ class Keeper:
         records, self._waiting = self._waiting, []
         if not records:
             return
+        commit = self._thread.submit(lambda: self._opened().commit(records, self.node))
         try:
-            number = await self.run(lambda store: store.commit(records, self.node))
+            number = await asyncio.wrap_future(commit)
         except DpsdError as problem:
             self._waiting = (records + self._waiting)[-MOST_WAITING:]
             self._complain("flush", f"{problem}; {len(self._waiting)} verdicts only in the kernel")
             return
-        except BaseException:  # cancelled, perhaps before the store's thread came to it
-            self._waiting = records + self._waiting
+        except asyncio.CancelledError:
+            if commit.cancelled():  # before the store's thread came to it
+                self._waiting = records + self._waiting
             raise
         self._failing.discard("flush")
         if number == self.applied + 1:
@@ -192,10 +195,13 @@ class Keeper:
         moved, now = _moved(entry, self._clock.from_wall), self._clock.now()
         if moved.expires_at is None or moved.created_at <= now + AHEAD:
             return moved
-        return replace(moved, expires_at=now + moved.expires_at - moved.created_at)
+        shorter = replace(moved, expires_at=now + moved.expires_at - moved.created_at)
+        self._shortened[shorter] = entry
+        return shorter
 
     def _outward(self, entry: Entry) -> Entry:
-        return _moved(entry, self._clock.to_wall)
+        stored = self._shortened.pop(entry, None)  # else the store wouldn't know it again
+        return stored or _moved(entry, self._clock.to_wall)
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:

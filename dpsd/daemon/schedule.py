@@ -39,7 +39,7 @@ class Schedule:
     """Runs jobs in the loop. Nothing of it runs before start(), but for what goes on beside."""
 
     def __init__(self) -> None:
-        self._scheduler = AsyncIOScheduler()
+        self._scheduler = AsyncIOScheduler(timezone=UTC)  # a local day may have an hour twice
         self._tasks: set[asyncio.Task[None]] = set()
         self._ahead = 0.0  # of the steady clock is the wall clock by so many seconds
         self._looking: asyncio.TimerHandle | None = None

@@ -605,11 +605,14 @@ def test_overstays_arent_charged_while_blind() -> None:
 
 def test_nobody_pays_for_the_time_in_which_the_daemon_stood_still() -> None:
     stage = Stage().play(f"0 {A} {HELD}").play(f"0 {B} {HELD} FIN_WAIT/server").until(50)
+    lingering = [stage.key(f"{B}#{n}") for n in range(2, 9)]
+    stage.engine.linger(lingering, 50.0)
     stage.now, stage.scopes = 900.0, ((25, 4),)
     stage.engine.look(stage.scopes)
     stage._tick()
     stage._dump()
     stage._tick()
+    stage.engine.linger(lingering, 900.0)
     assert (stage.evidence(A), stage.evidence(B)) == ({}, {})
     stage.until(910)._dump()
     assert stage.evidence(A) == {"overstay ESTABLISHED": 10.0}

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from dpsd.core.lists import Entry, ListName
+from dpsd.kernel.nftset import SIZES
 from dpsd.store import Action, Record, Store
 from tests.daemon.conftest import Make
 from tests.daemon.live import (
@@ -96,6 +97,23 @@ def test_commands_while_a_thousand_blocks_arrive(
     assert eventually(lambda: len(daemon.json("list", "block")) == 1004)
     assert daemon.json("status")["lists"]["block"] == 1004
     assert eventually(lambda: len(set(daemon.json("status")["revision"].values())) == 1)
+
+
+def test_a_full_set_takes_what_lasts_longest(make: Make, host: MailHost, nft: Nft) -> None:
+    """The kernel refuses one more; then the whole table is loaded, without what lasts shortest."""
+    size, now, daemon = SIZES["white4"], time.time(), make()
+    networks = (ip_network((0x0B000000 + number, 32)) for number in range(size))
+    entries = [Entry(ListName.WHITE, each, "", "import", now, now + 3600) for each in networks]
+    with Store.open(f"sqlite:///{daemon.directory}/dpsd.db", upgrade=True) as store:
+        store.commit([Record(Action.ADD, entry, now) for entry in entries])
+    daemon.start()
+    daemon.cli("block", "10.99.188.0/24", "--for", "1h", check=True)
+    assert host.drops("10.99.188.1")
+    said = daemon.cli("allow", "10.99.188.1", check=True)
+    assert "stored" not in said.stderr
+    assert host.reached("10.99.188.1")
+    daemon.cli("block", "10.99.188.2", "--for", "1h", check=True)  # and so it goes on
+    assert nft.holds("block4", "10.99.188.2")
 
 
 def test_ten_thousand_entries(daemon: Dpsd, host: MailHost, nft: Nft) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
@@ -86,9 +88,12 @@ def test_an_entry_of_a_clock_that_was_ahead_lasts_as_long_as_it_was_meant(
     store.commit([Record(Action.ADD, entry, entry.created_at) for entry in entries])
     with kept(tmp_path) as (runner, keeper):
         loaded = {(entry.list, entry.peer): entry for entry in runner.run(keeper.load())}
-    assert loaded[ListName.BLOCK, PEER].expires_at == pytest.approx(now + 600, abs=30)
-    assert loaded[ListName.BLACK, PEER].expires_at is None
-    assert loaded[ListName.BLOCK, OTHER] == lasting
+        assert loaded[ListName.BLOCK, PEER].expires_at == pytest.approx(now + 600, abs=30)
+        assert loaded[ListName.BLACK, PEER].expires_at is None
+        assert loaded[ListName.BLOCK, OTHER] == lasting
+        keeper.write(Action.EXPIRE, [loaded[ListName.BLOCK, PEER]])
+        runner.run(keeper.flush())
+    assert store.entry(ListName.BLOCK, PEER, now) is None  # it is known again
 
 
 def test_only_the_peers_seen_last_come_back(
@@ -103,19 +108,40 @@ def test_only_the_peers_seen_last_come_back(
     assert found == set(networks[:3])
 
 
-def test_a_verdict_is_written_though_the_flush_was_cancelled(store: Store, tmp_path: Path) -> None:
-    """As at a stop, when the disk is slow and other work of the store's is before it."""
-    entry = Entry(ListName.BLACK, PEER, "", "score", time.time())
+@pytest.mark.parametrize("begun", [False, True], ids=["before its turn", "in its turn"])
+def test_a_verdict_is_written_once_though_the_flush_was_cancelled(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """As at a stop, when the disk is slow."""
+    entry = Entry(ListName.BLOCK, PEER, "", "score", time.time(), time.time() + 60)
+    working, go_on, commit = Event(), Event(), Store.commit
+
+    def slowly(*arguments: Any) -> Any:
+        working.set()
+        assert go_on.wait(10)
+        return commit(*arguments)
+
     with kept(tmp_path) as (runner, keeper):
 
         async def stop() -> None:
-            first = asyncio.create_task(keeper.run(lambda _: time.sleep(0.2)))
+            work: list[asyncio.Task[Any]] = []
+            if begun:
+                monkeypatch.setattr(Store, "commit", slowly)
+            else:
+                work.append(asyncio.create_task(keeper.run(slowly_idle)))
             keeper.write(Action.ADD, [entry])
-            flush = asyncio.create_task(keeper.flush())
             await asyncio.sleep(0)
+            flush = asyncio.create_task(keeper.flush())
+            assert await asyncio.to_thread(working.wait, 10)
             flush.cancel()
-            await asyncio.gather(first, flush, return_exceptions=True)
+            await asyncio.gather(flush, return_exceptions=True)
             assert flush.cancelled()
+            go_on.set()
+            await asyncio.gather(*work)
+
+        def slowly_idle(_: Store) -> None:
+            working.set()
+            assert go_on.wait(10)
 
         runner.run(stop())
-    assert [each.peer for each in store.entries(time.time())] == [PEER]
+    assert [each.entry.peer for each in store.history()] == [PEER]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Self
 
 import pytest
@@ -56,3 +56,17 @@ def test_what_was_missed_is_missed() -> None:
     assert due == now + timedelta(seconds=0.15)
     assert every.get_next_fire_time(now - timedelta(days=365), now) == now + timedelta(seconds=0.25)
     assert every.get_next_fire_time(None, now) == now + timedelta(seconds=0.25)
+
+
+def test_an_hour_that_comes_twice_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of summer time local instants go back; the scheduler would wait for an hour."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        zone = schedule.Schedule()._scheduler.timezone
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    before = datetime(2026, 10, 25, 0, 59, 59, 900_000, UTC).astimezone(zone)  # 02:59 in Berlin
+    due = schedule._Every(0.25).get_next_fire_time(before, before)
+    assert due.astimezone(UTC) - before.astimezone(UTC) == timedelta(seconds=0.25)

@@ -17,7 +17,7 @@ import pytest
 from dpsd.core.lists import Change, Drop, Element, ListName, Put
 from dpsd.core.peers import Network, PeerSize, parse_network
 from dpsd.errors import KernelError, NotPermitted
-from dpsd.kernel.nftset import SIZES, Table, TableSpec, Watch, render
+from dpsd.kernel.nftset import SIZES, Table, TableSpec, Watch, render, ruleset
 from dpsd.paths import shipped
 from tests.kernel.netns import MailHost, connect, established, eventually, inside, run
 
@@ -472,6 +472,15 @@ def test_of_more_than_a_set_has_room_for_what_lasts_longest_is_there(kernel: Ker
     assert "10.99.0.2/32" not in left
     assert kernel.table.differences(wanted, time.time()) == []
     assert kernel.table.nearly_full({(WHITE, net(PEER4)): None}, time.time()) == []
+
+
+def test_a_set_of_prefixes_made_anew_takes_what_lasts_longest(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ruleset.ROOM, "block4_nets", 2)
+    kernel.table.load({(BLOCK, net("10.0.0.0/8")): until(60), (BLOCK, net("11.0.0.0/8")): None}, 0)
+    kernel.put(BLOCK, "12.0.0.0/8", None)
+    assert kernel.left("block4_nets").keys() == {"11.0.0.0/8", "12.0.0.0/8"}
 
 
 def test_a_full_set_says_so_and_stays_as_it_is(kernel: Kernel) -> None:

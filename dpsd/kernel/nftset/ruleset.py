@@ -153,7 +153,7 @@ def wanted(spec: TableSpec, elements: Mapping[Element, float | None], now: float
             sets[spec.set_of(element)][element[1]] = until
     for name in NETS:
         sets[name] = disjoint(sets[name])
-    return {name: _lasting(holds, ROOM[name]) for name, holds in sets.items()}
+    return {name: lasting(name, holds) for name, holds in sets.items()}
 
 
 def nearly_full(sets: Sets) -> list[str]:
@@ -165,8 +165,9 @@ def nearly_full(sets: Sets) -> list[str]:
     ]
 
 
-def _lasting(holds: Elements, most: int) -> Elements:
-    if len(holds) <= most:
+def lasting(name: str, holds: Elements) -> Elements:
+    """Those that a set has room for, and that last longest."""
+    if len(holds) <= ROOM[name]:
         return holds
     order = sorted(holds.items(), key=lambda held: inf if held[1] is None else held[1])
-    return dict(order[-most:])
+    return dict(order[-ROOM[name] :])

@@ -24,6 +24,7 @@ from dpsd.kernel.nftset.ruleset import (
     Elements,
     Sets,
     TableSpec,
+    lasting,
     nearly_full,
     part,
     redefining,
@@ -126,7 +127,7 @@ class Table:
         commands = [f"flush chain inet {TABLE} prerouting"]
         commands += (f"delete set inet {TABLE} {name}" for name in nets)
         blocks = part(self.spec, [*(f"set {name}" for name in nets), "chain prerouting"])
-        covers = {name: disjoint(networks) for name, networks in nets.items()}
+        covers = {name: lasting(name, disjoint(networks)) for name, networks in nets.items()}
         return [*commands, _filled(blocks, covers, now)]
 
     def read(self, now: float) -> Sets | None:
