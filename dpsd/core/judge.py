@@ -26,6 +26,9 @@ FEW_MOST = 1.5  # times evidence.overstay_most is what they cost together by sta
 SOON, AT_ONCE, LATER = 5.0, 1.35, 0.4
 MUCH = 256  # bytes said that are more than the small talk of a swarm
 TRUSTED = 2.0  # from this patience on a peer pays less for it
+# States in which a session that was in TIME_WAIT is gone. NONE: an old kernel doesn't tell; CLOSE: a
+# reset came after it.
+OVER = frozenset((State.TIME_WAIT, State.NONE, State.CLOSE))
 UNANSWERED = 0.5  # share of a session's cost while the server may owe it an answer
 
 
@@ -229,8 +232,7 @@ class Judge:
     ) -> None:
         """What the kernel counted of a whole session: was it of any use?"""
         policy = self._policy
-        # NONE: an old kernel doesn't tell; CLOSE: a reset may have ended its TIME_WAIT.
-        if session.state in (State.TIME_WAIT, State.NONE, State.CLOSE):
+        if session.state in OVER:
             peer.time_wait = max(0, peer.time_wait - 1)
         if measure.octets is None or session.key in self.ended:
             self.ended.discard(session.key)
