@@ -26,8 +26,8 @@ FEW_MOST = 1.5  # times evidence.overstay_most is what they cost together by sta
 SOON, AT_ONCE, LATER = 5.0, 1.35, 0.4
 MUCH = 256  # bytes said that are more than the small talk of a swarm
 TRUSTED = 2.0  # from this patience on a peer pays less for it
-# States in which a session that was in TIME_WAIT is gone. NONE: an old kernel doesn't tell; CLOSE: a
-# reset came after it.
+# States in which a session that was in TIME_WAIT is gone. NONE: an old kernel doesn't tell; CLOSE:
+# a reset came after it.
 OVER = frozenset((State.TIME_WAIT, State.NONE, State.CLOSE))
 UNANSWERED = 0.5  # share of a session's cost while the server may owe it an answer
 
