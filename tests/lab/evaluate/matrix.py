@@ -119,7 +119,8 @@ ATTACKS: dict[str, Case] = {
 def cells(only: Sequence[str] = ("*",), rounds: int = ROUNDS) -> list[Cell]:
     """Every run of the matrix whose key matches one of the globs `only`.
 
-    dpsd goes through `rounds` rounds of every attack, all others through one.
+    dpsd goes through `rounds` rounds of every attack, all others through two, and one where an
+    attack is heavy.
     """
     return [cell for cell in _matrix(rounds) if any(fnmatchcase(cell.key, glob) for glob in only)]
 
@@ -131,7 +132,8 @@ def compared(chosen: Sequence[Cell]) -> list[Cell]:
 
 def _matrix(rounds: int) -> Iterator[Cell]:
     for number in range(1, rounds + 1):
-        for name in ATTACKS:
+        for name, case in ATTACKS.items():
+            others = 1 if case.heavy else 2
             for defence in DEFENCES.values():
-                if number == 1 or defence is DPSD or (defence is NONE and name == "peace"):
+                if number <= others or defence is DPSD or (defence is NONE and name == "peace"):
                     yield Cell(defence.name, name, number)
