@@ -67,8 +67,8 @@ class Editor:
             return Done(f"{name} stays on the {other.list} list {until}, by {other.source}", None)
         # An operator's word comes before what the host and its mail server say of just this peer.
         given = (HOST, POSTFIX) if self.source == OPERATOR else ()
-        freed = [e for e in covering if e.list is ListName.WHITE and e.source in given]
-        freed = [e for e in freed if e.peer == peer]
+        exact = [e for e in covering if e.peer == peer]
+        freed = [e for e in exact if e.list is ListName.WHITE and e.source in given]
         found = [e for e in covering if e not in freed]
         inside = self._white_inside(peer)
         if seconds is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
+from math import inf
 from typing import NamedTuple
 
 from dpsd.core.events import EndpointsOf, Event, Key, State
@@ -27,6 +28,7 @@ from dpsd.core.stalls import abandon
 from dpsd.core.story import span, verdict
 from dpsd.core.stress import Stress
 
+STOOD_STILL = 3.0  # seconds between two ticks, in which the process, or the machine, did nothing
 SWARM = 5  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
 
 
@@ -39,11 +41,13 @@ class Verdict:
 
 
 class Passed(NamedTuple):
-    """What came of a tick: verdicts, sessions to end for want of slots, entries that are over."""
+    """What came of a tick: verdicts, sessions to end for want of slots, entries that are over; and
+    the seconds since the last tick, if that was too long ago to judge anybody (else 0)."""
 
     verdicts: list[Verdict]
     ended: list[Key]
     over: list[Entry]
+    missed: float
 
 
 class Engine:
@@ -74,6 +78,7 @@ class Engine:
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
         self.immune = immune
         self.lost = 0  # how often events were lost
+        self._ticked = inf
         self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
         self._sieges: dict[frozenset[int], Siege] = defaultdict(Siege)  # by a pool's ports
         self.apply(policy)
@@ -142,7 +147,11 @@ class Engine:
         return self._judge(notes, now)
 
     def tick(self, now: float) -> Passed:
-        """Let time pass, a few times a second."""
+        """Let time pass, a few times a second. If none did for longer than STOOD_STILL, what peers
+        did meanwhile is still to be read: as after lost events, nobody is judged until dumps."""
+        missed, self._ticked = now - self._ticked, now
+        if missed > STOOD_STILL:
+            self.unseen = None
         closing = (self.sessions.closing() + len(self._lingering)) / self.policy.slots
         self._stress.feel(self.policy, max(self.pressure, closing), now)
         self._set_times()
@@ -153,7 +162,8 @@ class Engine:
             if entry.list == ListName.BLOCK:
                 self.release(entry.peer)
         again = self._still_knocking(over, now)
-        return Passed([*verdicts, *more, *again], ended, over)
+        missed = missed if missed > STOOD_STILL else 0.0
+        return Passed([*verdicts, *more, *again], ended, over, missed)
 
     def linger(self, keys: Iterable[Key], now: float) -> list[Verdict]:
         """Take the sessions that the server's sockets have closed and their peers haven't."""

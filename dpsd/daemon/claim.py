@@ -10,7 +10,7 @@ import logging
 import os
 import pwd
 import socket
-import struct
+from struct import Struct
 
 from dpsd.errors import KernelError
 
@@ -19,7 +19,7 @@ log = logging.getLogger("dpsd")
 ADDRESS = "\0dpsd"
 PATIENCE = 1.0  # seconds
 SERVICE = "dpsd"  # the user that the package's daemon runs as
-_ROOT = 0
+_UCRED = Struct("iII")  # process, user and group id
 
 
 class Claim:
@@ -27,7 +27,6 @@ class Claim:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def take(self) -> None:
         """Refuse to be the second dpsd; KernelError. Others don't keep it from starting."""
@@ -38,13 +37,11 @@ class Claim:
             return
         self._socket.setblocking(False)
         self._socket.listen()
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket, self._asked)
+        asyncio.get_running_loop().add_reader(self._socket, self._asked)
 
     def close(self) -> None:
         """Give it up."""
-        if self._loop is not None:
-            self._loop.remove_reader(self._socket)
+        asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
 
     def _be_second(self) -> None:
@@ -53,7 +50,8 @@ class Claim:
             raise KernelError(
                 "another dpsd, with another store, guards the table inet dpsd of this host"
             )
-        log.warning("the address @dpsd is held by %s, which is no dpsd", _named(holder))
+        who = "somebody" if holder is None else f"user {holder}"
+        log.warning("the address @dpsd is held by %s, who is no dpsd", who)
 
     def _asked(self) -> None:
         with contextlib.suppress(OSError):
@@ -66,18 +64,14 @@ def _holder() -> int | None:
         asking.settimeout(PATIENCE)
         try:
             asking.connect(ADDRESS)
-            told = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            told = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         except OSError:
             return None
-    return int(struct.unpack("iII", told)[1])
+    return int(_UCRED.unpack(told)[1])
 
 
 def _may_run_dpsd() -> set[int]:
-    users = {_ROOT, os.getuid()}
+    users = {0, os.getuid()}
     with contextlib.suppress(KeyError):
         users.add(pwd.getpwnam(SERVICE).pw_uid)
     return users
-
-
-def _named(holder: int | None) -> str:
-    return "somebody" if holder is None else f"user {holder}"

@@ -38,7 +38,6 @@ from dpsd.store import Recorded
 log = logging.getLogger("dpsd")
 
 TICK = 0.25  # seconds
-STOOD_STILL = 3.0  # seconds between two ticks in which the process, or the machine, did nothing
 POLL = 0.2  # seconds between two looks at the store
 FLUSH = 1.0  # seconds within which scores are in the store, and what failed before is tried again
 
@@ -69,7 +68,6 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._swept = False  # whether no listed peer has a session left from before
         self._poll_after = 0.0
-        self._ticked = self._clock.now()
         self._sockets_fail = False  # and that was told
         self._use(self._config)
 
@@ -122,7 +120,6 @@ class Daemon:
         self._listener.start()
         self._metrics.open()
         await self._beat()
-        self._ticked = self._clock.now()
         self._start_jobs()
         # What there is now stays: no collection of garbage has to look through it again.
         gc.collect()
@@ -167,14 +164,9 @@ class Daemon:
         self._bailiff.carry_out(self._engine.feed(events, self._clock.now()))
 
     async def _tick(self) -> None:
-        now = self._clock.now()
-        if now - self._ticked > STOOD_STILL and self._listener is not None:
-            # What peers did meanwhile is still to be read: that nobody is charged for.
-            log.warning("stood still for %.0f s", now - self._ticked)
-            self._engine.look(assembly.scopes(self._config))
-            self._listener.dump()
-        self._ticked = now
-        passed = self._engine.tick(now)
+        passed = self._engine.tick(self._clock.now())
+        if passed.missed:
+            log.warning("stood still for %.0f s: nobody is judged for it", passed.missed)
         self._bailiff.carry_out(passed.verdicts)
         if passed.ended:
             log.info("ended %d useless sessions: slots run short", len(passed.ended))

@@ -608,8 +608,9 @@ def test_nobody_pays_for_the_time_in_which_the_daemon_stood_still() -> None:
     lingering = [stage.key(f"{B}#{n}") for n in range(2, 9)]
     stage.engine.linger(lingering, 50.0)
     stage.now, stage.scopes = 900.0, ((25, 4),)
-    stage.engine.look(stage.scopes)
     stage._tick()
+    assert stage.engine.unseen is None  # as after lost events
+    stage.engine.look(stage.scopes)
     stage._dump()
     stage._tick()
     stage.engine.linger(lingering, 900.0)

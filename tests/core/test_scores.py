@@ -118,7 +118,7 @@ def test_what_was_restored_goes_on_fading(scores: Scores) -> None:
 )
 def test_only_what_matters_is_remembered(scores: Scores, what: str, kept: bool) -> None:
     peer = scores.peer(A, 0.0)
-    now = 1000.0
+    now = TIME_WAITS_END
     match what:
         case "open" | "time_wait" | "listed":
             setattr(peer, what, 1)
@@ -131,7 +131,7 @@ def test_only_what_matters_is_remembered(scores: Scores, what: str, kept: bool) 
         case "tokens":  # it has opened so much lately that its allowance isn't full
             scores.opened(A, now)
             peer.open = 0
-    assert scores.prune(now if what != "time_wait" else 500.0) == (not kept)
+    assert scores.prune(now) == (not kept)
     assert (scores.get(A) is not None) == kept
     assert len(scores) == kept
 
