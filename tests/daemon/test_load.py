@@ -109,11 +109,13 @@ def test_a_full_set_takes_what_lasts_longest(make: Make, host: MailHost, nft: Nf
     daemon.start()
     daemon.cli("block", "10.99.188.0/24", "--for", "1h", check=True)
     assert host.drops("10.99.188.1")
-    said = daemon.cli("allow", "10.99.188.1", check=True)
-    assert "stored" not in said.stderr
+    for how in ((), ("--for", "1m")):  # the second one lasts shortest: there is no room for it
+        said = daemon.cli("allow", f"10.99.188.{1 + len(how)}", *how, check=True)
+        assert "stored" not in said.stderr
     assert host.reached("10.99.188.1")
-    daemon.cli("block", "10.99.188.2", "--for", "1h", check=True)  # and so it goes on
-    assert nft.holds("block4", "10.99.188.2")
+    assert host.drops("10.99.188.3")
+    daemon.cli("block", "10.99.189.2", "--for", "1h", check=True)  # and so it goes on
+    assert nft.holds("block4", "10.99.189.2")
 
 
 def test_ten_thousand_entries(daemon: Dpsd, host: MailHost, nft: Nft) -> None:

@@ -83,11 +83,12 @@ def test_whoever_is_no_dpsd_keeps_none_from_starting(make: Make, host: MailHost,
         holder.kill()
 
 
-def test_nobody_pays_while_the_daemon_stood_still(make: Make, host: MailHost) -> None:
+def test_it_is_blind_after_it_stood_still(make: Make, host: MailHost) -> None:
     """What peers did meanwhile waits to be read; until the next dump it is blind."""
     daemon = make()
     daemon.start()
     host.session("10.99.140.3")
+    assert eventually(lambda: daemon.json("status")["sessions"]["open"] == 1)  # time passes
     os.kill(daemon.pid, signal.SIGSTOP)
     time.sleep(STOOD_STILL + 0.5)  # that is what is tried
     os.kill(daemon.pid, signal.SIGCONT)
