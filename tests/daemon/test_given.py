@@ -46,7 +46,7 @@ def test_own_addresses_and_gateways_are_white(daemon: Dpsd, nft: Nft) -> None:
 
 def test_a_neighbour_in_the_own_64_is_not_white(daemon: Dpsd, host: MailHost) -> None:
     with neighbour(host) as peer:
-        assert host.reached(peer)
+        assert eventually(lambda: host.reached(peer))  # the first time it must be found on the link
         at_once(daemon, f"block {peer}/128 --for 1h")
         assert host.drops(peer)
         assert host.reached(str(GATEWAY6))
