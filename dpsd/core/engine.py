@@ -150,7 +150,8 @@ class Engine:
         """Let time pass, a few times a second. If none did for longer than STOOD_STILL, what peers
         did meanwhile is still to be read: as after lost events, nobody is judged until dumps."""
         missed, self._ticked = now - self._ticked, now
-        if missed > STOOD_STILL:
+        stood = missed > STOOD_STILL
+        if stood:
             self.unseen = None
         closing = (self.sessions.closing() + len(self._lingering)) / self.policy.slots
         self._stress.feel(self.policy, max(self.pressure, closing), now)
@@ -162,8 +163,7 @@ class Engine:
             if entry.list == ListName.BLOCK:
                 self.release(entry.peer)
         again = self._still_knocking(over, now)
-        missed = missed if missed > STOOD_STILL else 0.0
-        return Passed([*verdicts, *more, *again], ended, over, missed)
+        return Passed([*verdicts, *more, *again], ended, over, missed if stood else 0.0)
 
     def linger(self, keys: Iterable[Key], now: float) -> list[Verdict]:
         """Take the sessions that the server's sockets have closed and their peers haven't."""
