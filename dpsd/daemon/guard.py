@@ -18,6 +18,7 @@ from dpsd.kernel.nftset import Table, TableSpec, Traffic, Watch
 T = TypeVar("T")
 log = logging.getLogger("dpsd")
 
+LOOKS = 3  # at the table, before what differs is mended
 AGAIN = 1.0  # seconds before a failed repair, or one that somebody undoes, is tried again
 
 
@@ -130,8 +131,8 @@ class Guard:
         """Compare the kernel with what is wanted, and mend what differs."""
         try:
             async with self._lock:
+                found = await self._differences()
                 wanted = dict(self._wanted())
-                found = await self._run(self.table.differences, wanted, self._clock.now())
                 for told in await self._run(self.table.nearly_full, wanted, self._clock.now()):
                     log.warning("%s; what lasts shortest isn't dropped beyond that", told)
         except DpsdError as problem:
@@ -139,6 +140,23 @@ class Guard:
             return
         if found:
             self.mend(f"{len(found)} differences, {found[0]} first")
+
+    async def _differences(self) -> list[str]:
+        """What each of several looks tells.
+
+        One alone may tell of what was listed meanwhile; and the kernel's dump goes on by position,
+        so that it leaves out others while elements expire (nft_rhash_walk in
+        net/netfilter/nft_set_hash.c).
+        """
+        found = await self._look()
+        for _ in range(LOOKS - 1):
+            if found:
+                again = set(await self._look())
+                found = [each for each in found if each in again]
+        return found
+
+    async def _look(self) -> list[str]:
+        return await self._run(self.table.differences, dict(self._wanted()), self._clock.now())
 
     async def count(self) -> None:
         """Look how much was dropped; what can't be read stays as it was."""

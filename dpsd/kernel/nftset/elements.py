@@ -81,7 +81,9 @@ class ElementSocket:
     def dump(self, set_name: str) -> tuple[list[wire.Found], bool] | None:
         """A set's elements, and whether nothing changed while they were read; None: no such set.
 
-        Raises KernelError or NotPermitted.
+        That elements expired doesn't show: then others may be left out, for the kernel goes on by
+        position (nft_rhash_walk in net/netfilter/nft_set_hash.c). Raises KernelError or
+        NotPermitted.
         """
         found: list[wire.Found] = []
         steady = True
@@ -93,7 +95,10 @@ class ElementSocket:
                 return None
             elif failure:
                 raise refused(failure, set_name)
-        return found, steady
+        # While its hash table grows, the kernel tells some twice, and as many not at all.
+        return found, steady and len({(each.key, each.interval_end) for each in found}) == len(
+            found
+        )
 
     def counted(self, chain: str) -> wire.Traffic:
         """What the counters of a chain's rules counted together; none: no such chain.
