@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dpsd.core.events import Key
 from dpsd.core.lists import Change, Element
@@ -16,6 +16,7 @@ from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.nftset import Table, TableSpec, Traffic, Watch
 
 T = TypeVar("T")
+W = TypeVar("W")
 log = logging.getLogger("dpsd")
 
 LOOKS = 3  # at the table, before what differs is mended
@@ -57,10 +58,10 @@ class Guard:
     async def _load(self) -> None:
         self._loading = True
         try:
-            await self._run(self.table.load, dict(self._wanted()), self._clock.now())
+            await self._run(self.table.load, dict(self._wanted()))
             while self._meanwhile:
                 late, self._meanwhile = self._meanwhile, []
-                await self._run(self.table.apply, late, self._clock.now())
+                await self._run(self.table.apply, late)
         except DpsdError:
             self._failures += 1
             raise
@@ -118,7 +119,7 @@ class Guard:
                     raise KernelError("table inet dpsd could not be loaded")
             return
         try:
-            await self._run(self.table.apply, changes, self._clock.now())
+            await self._run(self.table.apply, changes)
         except DpsdError as problem:
             log.error("%s; loading the whole table", problem)
             try:
@@ -133,7 +134,7 @@ class Guard:
             async with self._lock:
                 found = await self._differences()
                 wanted = dict(self._wanted())
-                for told in await self._run(self.table.nearly_full, wanted, self._clock.now()):
+                for told in await self._run(self.table.nearly_full, wanted):
                     log.warning("%s; what lasts shortest isn't dropped beyond that", told)
         except DpsdError as problem:
             log.error("%s", problem)
@@ -156,12 +157,12 @@ class Guard:
         return found
 
     async def _look(self) -> list[str]:
-        return await self._run(self.table.differences, dict(self._wanted()), self._clock.now())
+        return await self._run(self.table.differences, dict(self._wanted()))
 
     async def count(self) -> None:
         """Look how much was dropped; what can't be read stays as it was."""
         with suppress(DpsdError):
-            self.dropped = await self._run(self.table.dropped)
+            self.dropped = await asyncio.to_thread(self.table.dropped)
 
     def mend(self, why: str) -> None:
         """Load the table again in the background, until it is as it should be."""
@@ -196,8 +197,11 @@ class Guard:
         self._ender.shutdown()
         self.table.close()
 
-    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+    async def _run(self, work: Callable[[W, float], T], what: W) -> T:
+        """In the kernel's thread, with the time when it is its turn."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: work(what, self._clock.now())
+        )
 
     def _noticed(self) -> None:
         if self._watch is not None and self._watch.foreign():

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dpsd.core.lists import Change, Drop, Element, ListName, Put
 from dpsd.core.peers import Network, PeerSize, parse_network
 from dpsd.errors import KernelError, NotPermitted
-from dpsd.kernel.nftset import SIZES, Table, TableSpec, Watch, render, ruleset
+from dpsd.kernel.nftset import SIZES, Table, TableSpec, Watch, render, ruleset, wire
+from dpsd.kernel.nftset.table import TOLERANCE
 from dpsd.paths import shipped
 from tests.kernel.netns import MailHost, connect, established, eventually, inside, run
 
@@ -597,6 +599,22 @@ def test_differences_are_named(kernel: Kernel, command: str, differences: list[s
     assert found == differences if differences else found
     kernel.load(FOUND)
     assert kernel.differences(FOUND) == []
+
+
+def test_slow_reading_is_no_difference(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, or of a large set, a dump takes seconds, while its elements age."""
+    listed = many(1_000)
+    kernel.table.load(listed, time.time())
+    found = wire.found
+
+    def slowly(*datagram: Any) -> list[wire.Found]:
+        time.sleep(0.5)
+        return list(found(*datagram))
+
+    monkeypatch.setattr(wire, "found", slowly)
+    start = time.monotonic()
+    assert kernel.table.differences(listed, time.time()) == []
+    assert time.monotonic() - start > TOLERANCE
 
 
 def test_what_a_crash_left_behind_is_adoptable(kernel: Kernel) -> None:

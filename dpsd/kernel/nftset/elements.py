@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from struct import unpack_from
+from time import monotonic
 
 from dpsd.errors import DpsdError, KernelError, NotPermitted
 from dpsd.kernel.nftset import wire
@@ -79,7 +80,8 @@ class ElementSocket:
                     failure = -unpack_from("=i", answer, start)[0]
 
     def dump(self, set_name: str) -> tuple[list[wire.Found], bool] | None:
-        """A set's elements, and whether nothing changed while they were read; None: no such set.
+        """A set's elements, until instants of the steady clock, and whether nothing changed while
+        they were read, which may take seconds; None: no such set.
 
         That elements expired doesn't show: then others may be left out, for the kernel goes on by
         position (nft_rhash_walk in net/netfilter/nft_set_hash.c). Raises KernelError or
@@ -90,7 +92,7 @@ class ElementSocket:
         for kind, flags, answer, start, end in self._answers(wire.dump(self._table, set_name)):
             steady = steady and not flags & wire.NLM_F_DUMP_INTR
             if kind == wire.NEWSETELEM:
-                found += wire.found(answer, start, end)
+                found += wire.found(answer, start, end, monotonic())
             elif (failure := -unpack_from("=i", answer, start)[0]) == errno.ENOENT:
                 return None
             elif failure:

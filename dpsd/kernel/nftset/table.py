@@ -78,8 +78,8 @@ class Table:
         for element, until in elements.items():
             if not self.spec.size.is_peer(element[1]):
                 nets[self.spec.set_of(element)][element[1]] = until
+        start = monotonic()
         with self._nft_lock, self._hosts_lock:
-            start = monotonic()
             sets = wanted(self.spec, elements, now)
             self._run([_filled(redefining(render(self.spec)), sets, now)])
             self._late = monotonic() - start
@@ -136,7 +136,7 @@ class Table:
         Raises KernelError or NotPermitted.
         """
         sets: Sets = {}
-        start = monotonic()
+        ahead = now - monotonic()
         for name in HOSTS + NETS:
             found = self._found(name)
             if found is None:
@@ -146,8 +146,7 @@ class Table:
                 return None
             prefix = self.spec.size.prefix(4 if "4" in name else 6)
             pairs = _prefixes(found) if name in NETS else _peers(found, prefix)
-            read_at = now + monotonic() - start
-            sets[name] = {n: None if left is None else read_at + left for n, left in pairs}
+            sets[name] = {n: None if until is None else ahead + until for n, until in pairs}
         return sets
 
     def differences(self, elements: Mapping[Element, float | None], now: float) -> list[str]:
@@ -155,16 +154,18 @@ class Table:
 
         Elements about to expire are let be. Raises KernelError or NotPermitted.
         """
+        start = monotonic()
         with self._nft_lock:
             rules = self._describe()
-        found = self.read(now)
+        found = self.read(now + monotonic() - start)
+        then = now + monotonic() - start
         if not rules or found is None:
             return ["table inet dpsd or one of its sets is missing"]
         marks = {"-": "missing", "+": "foreign"}
         lines = list(difflib.unified_diff(self._rules, rules, n=0, lineterm=""))[2:]  # no header
         differences = [f"{marks[line[0]]}: {line[1:].strip()}" for line in lines if line[0] != "@"]
         for name, holds in wanted(self.spec, elements, now).items():
-            differences += _unlike(name, holds, found[name], now, TOLERANCE + self._late)
+            differences += _unlike(name, holds, found[name], then, TOLERANCE + self._late)
         return differences
 
     def nearly_full(self, elements: Mapping[Element, float | None], now: float) -> list[str]:
@@ -324,7 +325,7 @@ def _network(key: bytes, prefix: int) -> Network:
 
 def _peers(found: Iterable[Found], prefix: int) -> Iterator[tuple[Network, float | None]]:
     for element in found:
-        yield _network(element.key, prefix), element.expires_in
+        yield _network(element.key, prefix), element.until
 
 
 def _prefixes(found: Iterable[Found]) -> Iterator[tuple[Network, float | None]]:
@@ -342,7 +343,7 @@ def _prefixes(found: Iterable[Found]) -> Iterator[tuple[Network, float | None]]:
 def _interval(start: Found, last: bytes) -> Iterator[tuple[Network, float | None]]:
     first: Any = ip_address(start.key)  # of the same version as the last; mypy can't know
     for network in summarize_address_range(first, ip_address(last)):
-        yield network, start.expires_in
+        yield network, start.until
 
 
 def _unlike(

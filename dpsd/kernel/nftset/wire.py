@@ -37,11 +37,11 @@ _ELEMENTS_A_MESSAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An element that the kernel holds. expires_in: seconds left, None: stays for good."""
+    """An element that the kernel holds. until: it expires then, None: stays for good."""
 
     key: bytes
     interval_end: bool
-    expires_in: float | None
+    until: float | None
     packets: int
 
 
@@ -142,15 +142,15 @@ def traffic(data: bytes, start: int, end: int) -> Iterator[Traffic]:
                     yield _traffic(data, expression, expression_end)
 
 
-def found(data: bytes, start: int, end: int) -> Iterator[Found]:
-    """The elements in the payload of one answer to dump()."""
+def found(data: bytes, start: int, end: int, now: float) -> Iterator[Found]:
+    """The elements in the payload of one answer to dump(), which was told now."""
     for kind, elements, elements_end in attributes(data, start + 4, end):
         if kind == _LIST_ELEMENTS:
             for _, first, last in attributes(data, elements, elements_end):
-                yield _found(data, first, last)
+                yield _found(data, first, last, now)
 
 
-def _found(data: bytes, start: int, end: int) -> Found:
+def _found(data: bytes, start: int, end: int, now: float) -> Found:
     key, flags, timeout, left, packets = b"", 0, None, None, 0
     for kind, first, last in attributes(data, start, end):
         if kind == _KEY:
@@ -166,8 +166,8 @@ def _found(data: bytes, start: int, end: int) -> Found:
         elif kind == _EXPRESSIONS:
             for _, expression, expression_end in attributes(data, first, last):
                 packets = _traffic(data, expression, expression_end).packets
-    seconds = None if not timeout or left is None else left / 1000
-    return Found(key, bool(flags & _INTERVAL_END), seconds, packets)
+    until = None if not timeout or left is None else now + left / 1000
+    return Found(key, bool(flags & _INTERVAL_END), until, packets)
 
 
 def _traffic(data: bytes, start: int, end: int) -> Traffic:
