@@ -75,32 +75,27 @@ class ElementSocket:
                 answer = self._socket.recv(_DATAGRAM, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return failure
-            for kind, _, _, start, _ in wire.messages(answer):
+            for kind, _, start, _ in wire.messages(answer):
                 if kind == wire.NLMSG_ERROR and failure in {0, errno.EPROTO}:
                     failure = -unpack_from("=i", answer, start)[0]
 
-    def dump(self, set_name: str) -> tuple[list[wire.Found], bool] | None:
-        """A set's elements, until instants of the steady clock, and whether nothing changed while
-        they were read, which may take seconds; None: no such set.
+    def dump(self, set_name: str) -> list[wire.Found] | None:
+        """A set's elements, until instants of the steady clock; None: no such set.
 
-        That elements expired doesn't show: then others may be left out, for the kernel goes on by
-        position (nft_rhash_walk in net/netfilter/nft_set_hash.c). Raises KernelError or
-        NotPermitted.
+        It may take seconds. The kernel goes on by position (nft_rhash_walk in
+        net/netfilter/nft_set_hash.c): when others come or go meanwhile, elements may be left out,
+        and while the hash table grows some are told twice and as many left out. No flag tells
+        that, as of Linux 6.18. Raises KernelError or NotPermitted.
         """
         found: list[wire.Found] = []
-        steady = True
-        for kind, flags, answer, start, end in self._answers(wire.dump(self._table, set_name)):
-            steady = steady and not flags & wire.NLM_F_DUMP_INTR
+        for kind, answer, start, end in self._answers(wire.dump(self._table, set_name)):
             if kind == wire.NEWSETELEM:
                 found += wire.found(answer, start, end, monotonic())
             elif (failure := -unpack_from("=i", answer, start)[0]) == errno.ENOENT:
                 return None
             elif failure:
                 raise refused(failure, set_name)
-        # While its hash table grows, the kernel tells some twice, and as many not at all.
-        return found, steady and len({(each.key, each.interval_end) for each in found}) == len(
-            found
-        )
+        return found
 
     def counted(self, chain: str) -> wire.Traffic:
         """What the counters of a chain's rules counted together; none: no such chain.
@@ -108,7 +103,7 @@ class ElementSocket:
         Raises KernelError or NotPermitted.
         """
         packets = octets = 0
-        for kind, _, answer, start, end in self._answers(wire.dump_rules(self._table, chain)):
+        for kind, answer, start, end in self._answers(wire.dump_rules(self._table, chain)):
             if kind == wire.NEWRULE:
                 for each in wire.traffic(answer, start, end):
                     packets, octets = packets + each.packets, octets + each.bytes
@@ -116,16 +111,16 @@ class ElementSocket:
                 raise refused(failure, chain)
         return wire.Traffic(packets, octets)
 
-    def _answers(self, request: bytes) -> Iterator[tuple[int, int, bytes, int, int]]:
+    def _answers(self, request: bytes) -> Iterator[tuple[int, bytes, int, int]]:
         """The answers to a dump's request, up to the one that says that it is over, or why not.
 
-        Type, flags, the datagram, start and end of the payload.
+        Type, the datagram, start and end of the payload.
         """
         self._socket.send(request)
         while True:
             answer = self._socket.recv(_DATAGRAM)
-            for kind, flags, _, start, end in wire.messages(answer):
-                yield kind, flags, answer, start, end
+            for kind, _, start, end in wire.messages(answer):
+                yield kind, answer, start, end
                 if kind in {wire.NLMSG_DONE, wire.NLMSG_ERROR}:
                     return
 

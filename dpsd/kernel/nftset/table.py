@@ -38,8 +38,8 @@ _COUNTED = tuple(name for name in HOSTS if not name.startswith(ListName.WHITE))
 
 # Instants of expiry that differ by no more than this are the same, in seconds.
 TOLERANCE = 2.0
-# How often a set is read while it changes; the last time, changes of hosts wait.
-_READINGS = 3
+# How often a set is read at most while it grows.
+_READINGS = 2
 
 
 class Table:
@@ -243,15 +243,14 @@ class Table:
         return str(output)
 
     def _found(self, name: str) -> list[Found] | None:
-        """A set's elements, read again if they changed meanwhile; None if there is no such set."""
-        for reading in range(1, _READINGS + 1):
-            still = self._hosts_lock if reading == _READINGS else nullcontext()
-            with still, self._dumps_lock:
-                dump = self._dumps.dump(name)
-            if dump is None:
-                return None
-            found, steady = dump
-            if steady:
+        """A set's elements, read again if it grew meanwhile; None if there is no such set.
+
+        No change waits for that: what goes on changing may be told in part.
+        """
+        for _ in range(_READINGS):
+            with self._dumps_lock:
+                found = self._dumps.dump(name)
+            if found is None or len({(e.key, e.interval_end) for e in found}) == len(found):
                 break
         return found
 

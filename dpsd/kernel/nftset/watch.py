@@ -63,7 +63,7 @@ class Watch:
                 changed = True
 
     def _foreign(self, datagram: bytes) -> bool:
-        for kind, _, port, start, end in wire.messages(datagram):
+        for kind, port, start, end in wire.messages(datagram):
             if kind != _NEWGEN and port not in self._own and _is_ours(datagram, start, end):
                 self.learn()  # libnftables opens a new socket now and then
                 if port not in self._own:

@@ -13,7 +13,7 @@ HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, por
 ATTRIBUTE = Struct("=HH")  # nlattr: length, type
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 0x10, 0x300, 0x400
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x400
 
 NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
@@ -68,14 +68,14 @@ def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, in
         start += (length + 3) & ~3
 
 
-def messages(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """Type, flags, port id, start and end of the payload of each message of a datagram."""
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Type, port id, start and end of the payload of each message of a datagram."""
     start = 0
     while start + HEADER.size <= len(data):
-        length, kind, flags, _, port = HEADER.unpack_from(data, start)
+        length, kind, _, _, port = HEADER.unpack_from(data, start)
         if length < HEADER.size or start + length > len(data):
             return
-        yield kind, flags, port, start + HEADER.size, start + length
+        yield kind, port, start + HEADER.size, start + length
         start += (length + 3) & ~3
 
 
