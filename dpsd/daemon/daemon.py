@@ -273,7 +273,8 @@ class Daemon:
             return
         self._sockets_fail = False
         now = self._clock.now()
-        engine.heard({_key(session): word for session, word in found.words.items()}, now)
+        words = found.words.items()
+        engine.heard({_key(each): (word.ago, word.by_server) for each, word in words}, now)
         self._bailiff.carry_out(engine.linger(map(_key, found.half_closed), now))
 
     async def _count_knocks(self) -> None:
