@@ -40,7 +40,8 @@ def ask(sessions: Iterable[Session]) -> dict[Session, Word]:
 
     Costs some microseconds for each that is asked for, however many sockets the host has. IPv4
     sessions of dual-stack sockets are found by their IPv4 addresses; those between IPv6 link-local
-    addresses aren't found. Raises KernelError if the kernel can't tell.
+    addresses aren't found, and none is on a kernel without tcp_diag. Raises KernelError if the
+    kernel doesn't answer.
     """
     asked = list(sessions)
     requests = [wire.request(wire.SOCK_DIAG_BY_FAMILY, each, _WITH_INFO) for each in asked]
