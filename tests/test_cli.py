@@ -723,6 +723,7 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
         "sessions": {"open": 25, "half_open": 2, "by_state": {"ESTABLISHED": 25, "SYN_RECV": 2}},
         "peers": 7,
         "blind": True,
+        "accounting": False,
         "server_leaks": {"CLOSE_WAIT": 33},
         "slots": [{"ports": [25, 587], "slots": 60, "source": "somebody"}],
     }
@@ -734,6 +735,7 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
     assert status["revision"] == {"stored": 0, "applied": 0}
     assert re.search(r"^pressure +25% of the slots$", text, re.M)
     assert re.search(r"^slots +60 for 25, 587: somebody$", text, re.M)
+    assert re.search(r"^kernel +counts no bytes of sessions: talk isn't told from", text, re.M)
     assert re.search(r"^events +received 12, lost 3; some are missing, so nobody is", text, re.M)
     assert re.search(
         r"^server +slot-seconds that its own overstays cost: CLOSE_WAIT 33$", text, re.M

@@ -70,6 +70,8 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
             )
         blind = "; some are missing, so nobody is judged by them" if told.get("blind") else ""
         yield "events", f"received {events['received']}, lost {events['lost']}{blind}"
+        if told.get("accounting") is False:
+            yield "kernel", "counts no bytes of sessions: talk isn't told from mail"
         by_state = f" ({counts(sessions['by_state'])})" if sessions["by_state"] else ""
         yield "sessions", f"open {sessions['open']}{by_state}"
         yield "peers", str(told["peers"])

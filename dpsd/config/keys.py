@@ -354,8 +354,8 @@ class Kernel:
     accounting: bool = key(
         Flag(),
         True,
-        "Switch conntrack's byte counters on (net.netfilter.nf_conntrack_acct) if they are off and"
-        " dpsd may. Without them, talk that leads nowhere can't be told from mail.",
+        "Switch conntrack's byte counters on (net.netfilter.nf_conntrack_acct) whenever they are"
+        " off and dpsd may. Without them, talk that leads nowhere can't be told from mail.",
         restart=True,
     )
 

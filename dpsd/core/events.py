@@ -67,6 +67,32 @@ class Measure(NamedTuple):
     answered: int | None = None
 
 
+class Word(NamedTuple):
+    """What the server's own socket tells of an ESTABLISHED session.
+
+    ago: seconds for which the other side could have answered the last data that went either way:
+    since it came, or for the server's own data since it was sent, less a way there and back; before
+    anybody said anything, since the handshake. by_server: the last data was the server's.
+    said: bytes of payload that came from the peer (tcpi_bytes_received: in order, read or not).
+    answered: bytes of payload that the server sent, each once (tcpi_bytes_sent less
+    tcpi_bytes_retrans). rtt: seconds there and back, smoothed (tcpi_rtt). unread: bytes that came
+    and that the server's process hasn't read (idiag_rqueue). unacked: bytes that the server wrote
+    and the peer hasn't acknowledged, sent or not (idiag_wqueue). accepted: a process holds the
+    socket (idiag_inode); if not, it waits in the accept queue.
+    Sources: include/uapi/linux/{tcp,inet_diag}.h, tcp_get_info() in net/ipv4/tcp.c,
+    tcp_diag_get_info() in net/ipv4/tcp_diag.c.
+    """
+
+    ago: float
+    by_server: bool
+    said: int
+    answered: int
+    rtt: float
+    unread: int
+    unacked: int
+    accepted: bool
+
+
 class Endpoints(NamedTuple):
     """Who talks to whom: packed addresses (4 or 16 bytes) and ports."""
 

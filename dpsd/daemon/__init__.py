@@ -9,6 +9,7 @@ memory.py      scores, to the store and back
 adoption.py    what only the kernel knows after a crash
 guard.py       the nftables table: verdicts in, foreign changes repaired
 listener.py    conntrack's events and dumps into the engine
+accounting.py  conntrack's byte counters, whoever switches them off
 leaks.py       when the server's own leaks are worth a warning
 mailserver.py  what the mail server said last
 status.py      how things stand

@@ -84,6 +84,12 @@ class Bailiff:
                 engine.lists.drop(entry.list, entry.peer)
                 changes.append(Drop(entry.list, entry.peer))  # also when this is done once more
         await self._guard.apply(changes)
+        freed = [
+            record.entry.peer
+            for record in recorded
+            if (record.action is Action.ADD) is (record.entry.list is ListName.WHITE)
+        ]
+        await self._guard.undefer(freed)
         for record in recorded:
             entry, added = record.entry, record.action is Action.ADD
             if added is not (entry.list is ListName.WHITE):  # its packets may be dropped now

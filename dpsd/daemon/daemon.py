@@ -15,7 +15,8 @@ from dpsd.config import Config, load, needs_restart
 from dpsd.core.events import BEGIN, END, Endpoints, Event
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.lists import ListName, Lists
-from dpsd.daemon import status
+from dpsd.daemon import accounting, status
+from dpsd.daemon.accounting import Accounting
 from dpsd.daemon.adoption import adoptable
 from dpsd.daemon.bailiff import Bailiff
 from dpsd.daemon.claim import Claim
@@ -30,7 +31,7 @@ from dpsd.daemon.metrics import Metrics
 from dpsd.daemon.schedule import Job, Schedule
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
-from dpsd.kernel import conntrack, host, sockdiag
+from dpsd.kernel import host, sockdiag
 from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.nftset import TableSpec
 from dpsd.store import Recorded
@@ -63,6 +64,7 @@ class Daemon:
         self._bailiff = Bailiff(
             self._engine, self._guard, self._keeper, self._memory, self._clock, self._schedule
         )
+        self._accounting = Accounting(self._config.kernel.accounting)
         self._leaks = Leaks()
         self._metrics = Metrics(self._config)
         self._reloading = asyncio.Lock()
@@ -108,10 +110,7 @@ class Daemon:
         found = await adoptable(engine, self._guard, self._keeper, self._clock)
         self._bailiff.adopt(found)
         engine.look(assembly.scopes(self._config))
-        if self._config.kernel.accounting and not conntrack.count_bytes():
-            log.warning(
-                "conntrack counts no bytes: talk that leads nowhere can't be told from mail"
-            )
+        await self._accounting.look()
         self._listener = Listener(
             self._config.protect.ports, self._config.kernel.event_buffer, self._take
         )
@@ -145,6 +144,7 @@ class Daemon:
             (self._flush, FLUSH),
             (self._look_at_sockets, 1.0),
             (self._guard.count, 5.0),
+            (self._accounting.look, accounting.EVERY),
             (self._look_at_host, 30.0),
             (self._count_knocks, 30.0),
             (self._prune, 60.0),
@@ -236,7 +236,9 @@ class Daemon:
     async def _beat(self) -> None:
         slots = status.slots(self._config, self._mail.said)
         verdicts = self._bailiff.verdicts
-        now = status.snapshot(self._engine, self._guard, self._listener, verdicts, slots)
+        now = status.snapshot(
+            self._engine, self._guard, self._listener, verdicts, slots, self._accounting.on
+        )
         self._metrics.tell(self.mode, now)
         await self._keeper.beat(self.mode, now)
 
@@ -273,7 +275,8 @@ class Daemon:
             return
         self._sockets_fail = False
         now = self._clock.now()
-        engine.heard({_key(session): word for session, word in found.words.items()}, now)
+        words = found.words.items()
+        engine.heard({_key(each): (word.ago, word.by_server) for each, word in words}, now)
         self._bailiff.carry_out(engine.linger(map(_key, found.half_closed), now))
 
     async def _count_knocks(self) -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from dpsd.core.events import Key
 from dpsd.core.lists import Change, Element
+from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.errors import DpsdError, KernelError
 from dpsd.kernel import conntrack, sockdiag
@@ -20,6 +21,7 @@ W = TypeVar("W")
 log = logging.getLogger("dpsd")
 
 LOOKS = 3  # at the table, before what differs is mended
+AT_ONCE = 500  # peers that are deferred before the loop sees to anything else: about 2 ms
 AGAIN = 1.0  # seconds before a failed repair, or one that somebody undoes, is tried again
 
 
@@ -27,7 +29,8 @@ class Guard:
     """Owns the table. `wanted` tells at any time what has to be in it.
 
     repairs: how often the table had to be loaded again; ended: sessions of listed peers, or to make
-    room; dropped: what the table kept out since it was loaded, as of the last count().
+    room; dropped: what the table kept out since it was loaded, deferred: the SYNs that it held up,
+    both as of the last count().
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Guard:
         self.table = Table(spec)
         self.repairs = 0
         self.ended = 0
-        self.dropped = Traffic(0, 0)
+        self.dropped = self.deferred = Traffic(0, 0)
         self._clock = clock
         self._wanted = wanted
         self._thread = ThreadPoolExecutor(1, "kernel")
@@ -47,6 +50,7 @@ class Guard:
         self._loading = False
         self._failures = 0  # of loads
         self._broken = False
+        self._defer_fails = False  # and that was told
         self._meanwhile: list[Change] = []
         self._repair: asyncio.Task[None] | None = None
 
@@ -104,6 +108,36 @@ class Guard:
         except DpsdError as problem:
             log.error("%s", problem)
             self.mend("a change failed")
+
+    def defer(self, peers: Mapping[Network, float]) -> None:
+        """Let these peers open no new session for so many seconds: about 0.1 ms for a few.
+
+        Many are deferred a part at a time. It is lost when the table is loaded, and nobody is
+        deferred meanwhile. What fails is logged once, until it works again.
+        """
+        if self._loading or not peers:
+            return
+        some = list(peers.items())
+        if len(some) > AT_ONCE:
+            asyncio.get_running_loop().call_soon(self.defer, dict(some[AT_ONCE:]))
+        try:
+            left = self.table.defer(dict(some[:AT_ONCE]))
+        except DpsdError as problem:
+            self._tell_once(f"{problem}; nobody is deferred")
+        else:
+            if left:
+                self._tell_once(f"no room to defer {left} more peers")
+            else:
+                self._defer_fails = False
+
+    def _tell_once(self, problem: str) -> None:
+        if not self._defer_fails:
+            log.error("%s", problem)
+        self._defer_fails = True
+
+    async def undefer(self, peers: Sequence[Network]) -> None:
+        """Let these peers open sessions again. KernelError, NotPermitted."""
+        await self._run(lambda freed, _: self.table.undefer(freed), peers)
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """Bring any changes into the kernel; prefixes may take long.
@@ -163,6 +197,7 @@ class Guard:
         """Look how much was dropped; what can't be read stays as it was."""
         with suppress(DpsdError):
             self.dropped = await asyncio.to_thread(self.table.dropped)
+            self.deferred = await asyncio.to_thread(self.table.deferred)
 
     def mend(self, why: str) -> None:
         """Load the table again in the background, until it is as it should be."""

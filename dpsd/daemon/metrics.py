@@ -57,6 +57,11 @@ def _gauges(at: float, mode: str, status: Mapping[str, Any]) -> Iterator[Metric]
         "dpsd_blind", "1 while events are missing, so that nobody is judged.", status["blind"]
     )
     yield GaugeMetricFamily(
+        "dpsd_accounting",
+        "1 while conntrack counts bytes, without which talk isn't told from mail.",
+        status["accounting"],
+    )
+    yield GaugeMetricFamily(
         "dpsd_pressure_ratio",
         "Sessions that keep one of the mail server's slots busy, as a share of the slots.",
         status["pressure"],

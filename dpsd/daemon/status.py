@@ -18,12 +18,15 @@ def snapshot(
     listener: Listener | None,
     verdicts: Counter[ListName],
     slots: list[dict[str, Any]],
+    accounting: bool,
 ) -> dict[str, Any]:
-    """How things stand now; verdicts: how many there were; slots: what slots() says."""
+    """How things stand now; verdicts: how many there were; slots: what slots() says; accounting:
+    whether conntrack counts bytes."""
     return {
         "pressure": round(engine.pressure, 3),
         "slots": slots,
         "blind": engine.blind,
+        "accounting": accounting,
         "events": {
             "received": 0 if listener is None else listener.received,
             "lost": engine.lost,

@@ -171,14 +171,21 @@ class Dump:
         self._socket.close()
 
 
+def counts_bytes() -> bool:
+    """Whether conntrack counts the bytes of sessions that begin now, as far as it can be read."""
+    try:
+        return ACCOUNTING.read_text().strip() != "0"
+    except OSError:
+        return False
+
+
 def count_bytes() -> bool:
     """Let conntrack count the bytes of sessions that begin from now on; whether it does."""
     try:
-        if ACCOUNTING.read_text().strip() == "0":
-            ACCOUNTING.write_text("1")
+        ACCOUNTING.write_text("1")
     except OSError:
         return False
-    return True
+    return counts_bytes()
 
 
 def forget(keys: Iterable[bytes]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dpsd.core.lists import Element, ListName
+from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
 from dpsd.kernel.nftset import TableSpec
@@ -83,3 +84,46 @@ def test_others_that_expire_make_no_difference(caplog: pytest.LogCaptureFixture)
 
     guarded(lambda: wanted, work)
     assert not caplog.text
+
+
+@pytest.mark.usefixtures("namespace")
+def test_many_are_deferred_a_part_at_a_time() -> None:
+    first = int(IPv4Network("172.16.0.0/12").network_address)
+    peers: dict[Network, float] = {IPv4Network((first + i, 32)): 60.0 for i in range(1200)}
+
+    def deferred() -> int:
+        return run("nft list set inet dpsd defer4").count("expires")
+
+    async def work(guard: Guard) -> None:
+        guard.defer(peers)
+        assert deferred() == 500
+        await asyncio.sleep(0)
+        assert deferred() == 1000
+        await asyncio.sleep(0)
+        assert deferred() == 1200
+        await guard.undefer(list(peers)[:700])
+        assert deferred() == 500
+        load = asyncio.create_task(guard.load())
+        await asyncio.sleep(0)
+        guard.defer(peers)  # nobody, while the table is loaded
+        await load
+        assert deferred() == 0
+
+    guarded(dict, work)
+
+
+@pytest.mark.usefixtures("namespace")
+def test_deferral_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(guard: Guard) -> None:
+        peers: dict[Network, float] = {IPv4Network("10.99.0.1/32"): 60.0}
+        run("nft delete table inet dpsd")
+        for _ in range(3):
+            guard.defer(peers)
+        assert caplog.text.count("nobody is deferred") == 1
+        await guard.load()
+        guard.defer(peers)
+        run("nft delete table inet dpsd")
+        guard.defer(peers)
+        assert caplog.text.count("nobody is deferred") == 2
+
+    guarded(dict, work)

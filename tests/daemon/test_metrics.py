@@ -27,6 +27,7 @@ PORT = 9975
 STATUS: dict[str, Any] = {
     "pressure": 0.75,
     "blind": False,
+    "accounting": True,
     "events": {"received": 5000, "lost": 1, "skipped": 2},
     "sessions": {"open": 80, "half_open": 4, "by_state": {"SYN_RECV": 4, "ESTABLISHED": 80}},
     "peers": 90,
@@ -75,6 +76,7 @@ def test_a_snapshot_as_metrics() -> None:
         "dpsd_snapshot_timestamp_seconds": 1_800_000_000.5,
         "dpsd_enforcing": 1,
         "dpsd_blind": 0,
+        "dpsd_accounting": 1,
         "dpsd_pressure_ratio": 0.75,
         "dpsd_sessions{state=SYN_RECV}": 4,
         "dpsd_sessions{state=ESTABLISHED}": 80,

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 from dpsd.core.lists import Change, Drop, Element, ListName, Put
 from dpsd.core.peers import Network, PeerSize, parse_network
 from dpsd.errors import KernelError, NotPermitted
-from dpsd.kernel.nftset import SIZES, Table, TableSpec, Watch, render, ruleset, wire
+from dpsd.kernel.nftset import SIZES, Table, TableSpec, Watch, deferral, render, ruleset, wire
 from dpsd.kernel.nftset.table import TOLERANCE
 from dpsd.paths import shipped
 from tests.kernel.netns import MailHost, connect, established, eventually, inside, run
@@ -316,6 +317,177 @@ def test_hosts_and_prefixes_in_one_transaction(guarded: Guarded) -> None:
     assert not host.reached("10.99.1.5")
     assert not host.reached(PEER4)
     assert host.reached(PEER6)
+
+
+# Deferral
+
+
+def defer(kernel: Kernel, *peers: str, seconds: float = 60) -> int:
+    return kernel.table.defer({net(peer): seconds for peer in peers})
+
+
+def deferred(set_name: str) -> int:
+    """How many a set has, as nft tells."""
+    return run(f"nft list set inet dpsd {set_name}").count("expires")
+
+
+@contextmanager
+def held_up(kernel: Kernel, host: MailHost, peer: str) -> Iterator[socket.socket]:
+    """A connection that a deferred peer starts: its SYN was dropped, and nothing answered."""
+    before = kernel.table.deferred().packets
+    with inside(host.peers):
+        client = connect(peer, host.address[6 if ":" in peer else 4], 25)
+    with client:
+        assert eventually(lambda: kernel.table.deferred().packets > before)
+        assert not established(client, 0)
+        yield client
+
+
+@pytest.mark.parametrize("peer", [PEER4, PEER6])
+def test_a_deferred_peer_is_held_up_until_its_time_is_over(guarded: Guarded, peer: str) -> None:
+    kernel, host = guarded
+    assert defer(kernel, peer) == 0
+    with held_up(kernel, host, peer) as client:
+        assert defer(kernel, peer, seconds=0) == 0  # from now on a second, not sixty
+        assert established(client, 20)  # its system has sent its SYN again
+    assert host.reached(peer)
+    assert host.refused() == 0
+    assert kernel.table.dropped() == (0, 0)
+
+
+@pytest.mark.parametrize("peer", [PEER4, PEER6])
+def test_sessions_that_are_open_go_on(guarded: Guarded, peer: str) -> None:
+    kernel, host = guarded
+    with inside(host.peers):
+        client = connect(peer, host.address[6 if ":" in peer else 4], 25)
+    with client:
+        assert established(client, 5)
+        server, _ = host.listeners[25].accept()
+        with server:
+            defer(kernel, peer)
+            for here, there in ((client, server), (server, client)):
+                there.settimeout(5)
+                here.sendall(b"mail")
+                assert there.recv(4) == b"mail"
+    assert kernel.table.deferred().packets == 0
+
+
+def test_an_operator_frees_a_deferred_peer(guarded: Guarded) -> None:
+    kernel, host = guarded
+    defer(kernel, PEER4, PEER6)
+    with held_up(kernel, host, PEER4), held_up(kernel, host, PEER6):
+        pass
+    kernel.put(WHITE, PEER4, None)
+    assert host.reached(PEER4)
+    kernel.table.undefer([net(PEER6), net("10.99.0.2"), net("10.0.0.0/8"), net("2001:db8::1/128")])
+    assert host.reached(PEER6)
+    assert (deferred("defer4"), deferred("defer6")) == (1, 0)
+
+
+def test_a_listed_peer_is_refused_not_deferred(guarded: Guarded) -> None:
+    kernel, host = guarded
+    defer(kernel, PEER4)
+    kernel.put(BLOCK, PEER4)
+    assert not host.reached(PEER4)
+    assert kernel.table.deferred() == (0, 0)
+
+
+def test_a_whole_peer_is_deferred(mail_host: MailHost) -> None:
+    with loaded() as kernel:
+        defer(kernel, PEER6)
+        with held_up(kernel, mail_host, "2001:db8:99:1:ffff::2"):
+            assert mail_host.reached("2001:db8:99:2::1")
+    with loaded(TableSpec(ports=(25,), size=PeerSize(24, 56))) as kernel:
+        kernel.table.defer({net("10.99.0.0/24"): 60})
+        with held_up(kernel, mail_host, "10.99.0.77"):
+            assert mail_host.reached("10.99.1.77")
+
+
+@pytest.mark.parametrize("all_ports", [False, True])
+def test_only_new_sessions_to_the_protected_ports_are_deferred(
+    mail_host: MailHost, all_ports: bool
+) -> None:
+    with loaded(TableSpec(ports=(25,), all_ports=all_ports)) as kernel:
+        defer(kernel, PEER4)
+        assert mail_host.reached(PEER4, port=80)
+        with socket.socket(type=socket.SOCK_DGRAM) as here:
+            here.settimeout(5)
+            here.bind((mail_host.address[4], 25))
+            with inside(mail_host.peers), socket.socket(type=socket.SOCK_DGRAM) as peer:
+                peer.bind((PEER4, 0))
+                peer.sendto(b"no session", (mail_host.address[4], 25))
+            assert here.recv(100) == b"no session"
+        assert kernel.table.deferred().packets == 0
+        with held_up(kernel, mail_host, PEER4):
+            pass
+
+
+def test_observing_defers_nobody_and_counts(mail_host: MailHost) -> None:
+    with loaded(TableSpec(ports=(25,), observe=True)) as kernel:
+        defer(kernel, PEER4)
+        assert mail_host.reached(PEER4)
+        assert kernel.table.deferred() == (0, 0)
+        assert "packets 1 " in run("nft list chain inet dpsd observe_deferred")
+
+
+def test_behind_a_gateway_only_what_is_protected_is_deferred(mail_host: MailHost) -> None:
+    with loaded(TableSpec(ports=(25,), addresses=(net("192.0.2.1/32"),))) as kernel:
+        defer(kernel, PEER4)
+        assert mail_host.reached(PEER4, server="192.0.2.3")
+        with held_up(kernel, mail_host, PEER4):
+            pass
+
+
+def test_deferral_is_no_part_of_the_lists(kernel: Kernel) -> None:
+    kernel.load(FOUND)
+    before = kernel.table.read(time.time())
+    assert before is not None
+    defer(kernel, PEER4, PEER6, "10.99.0.3")
+    assert kernel.differences(FOUND) == []
+    after = kernel.table.read(time.time())
+    assert after is not None
+    assert {name: set(holds) for name, holds in after.items()} == {
+        name: set(holds) for name, holds in before.items()
+    }
+    assert (deferred("defer4"), deferred("defer6")) == (2, 1)
+    kernel.put(BLOCK, "10.98.0.0/24")  # has the rules made anew
+    assert (deferred("defer4"), deferred("defer6")) == (2, 1)
+    kernel.load(FOUND)
+    assert (deferred("defer4"), deferred("defer6")) == (0, 0)
+
+
+def test_a_full_set_defers_no_more_and_stops_nobody_else(
+    namespace: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert namespace
+    small = shipped("etc/dpsd.nft").read_text().replace(
+        "set defer4 { type ipv4_addr; size 65536;", "set defer4 { type ipv4_addr; size 2;"
+    )  # fmt: skip
+    monkeypatch.setattr("dpsd.kernel.nftset.ruleset._shipped_ruleset", lambda: small)
+    with loaded() as kernel:
+        assert defer(kernel, "10.0.0.1", "10.0.0.2") == 0
+        assert defer(kernel, "10.0.0.1", seconds=7200) == 0  # in place of itself
+        assert defer(kernel, "10.0.0.3", PEER6) == 1
+        assert (deferred("defer4"), deferred("defer6")) == (2, 1)
+        kernel.table.undefer([net("10.0.0.2")])
+        assert defer(kernel, "10.0.0.3") == 1  # a full set isn't tried again at once
+        monkeypatch.setattr(deferral, "monotonic", lambda: time.monotonic() + 2)
+        assert defer(kernel, "10.0.0.3") == 0
+        assert deferred("defer4") == 2
+        assert kernel.differences({}) == []
+
+
+def test_who_can_not_be_deferred(kernel: Kernel) -> None:
+    for network in ("10.0.0.0/8", "2001:db8::1/128", "2001:db8::/32"):
+        with pytest.raises(ValueError, match=network):
+            kernel.table.defer({net(PEER4): 60, net(network): 60})
+    assert kernel.table.defer({}) == 0
+    assert deferred("defer4") == 0
+    run("nft delete table inet dpsd")
+    with pytest.raises(KernelError, match="isn't there"):
+        defer(kernel, PEER4)
+    kernel.table.undefer([net(PEER4)])
+    assert kernel.table.deferred() == (0, 0)
 
 
 # What is protected
@@ -712,6 +884,7 @@ def noticed(watch: Watch) -> bool:
         "add chain inet dpsd mine",
         "add set inet dpsd mine { type ipv4_addr; }",
         "add counter inet dpsd mine",
+        f"add element inet dpsd defer4 {{ {PEER4} timeout 60s }}",
     ],
 )
 def test_foreign_changes_are_noticed(watch: Watch, command: str) -> None:
@@ -735,6 +908,8 @@ def own_changes(kernel: Kernel) -> None:
         kernel.put(BLOCK, f"10.1.{i >> 8}.{i & 255}", 600)
     kernel.put(BLOCK, "11.0.0.0/8")
     kernel.drop(BLOCK, "10.1.0.0")
+    defer(kernel, PEER4, PEER6)
+    kernel.table.undefer([net(PEER4)])
     kernel.table.load(many(20_000), time.time())
 
 

@@ -1,17 +1,21 @@
-"""Ending live sessions on the real kernel, in every state that a session can be held in."""
+"""Ending live sessions on the real kernel, in every state that a session can be held in, and what
+its sockets tell of them."""
 
+import fcntl
 import os
 import socket
 import struct
+import termios
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 
 import pytest
 
+from dpsd.core.events import Word
 from dpsd.errors import KernelError, NotPermitted
-from dpsd.kernel import sockdiag
-from dpsd.kernel.sockdiag import Session, Word, end_sessions, probe
+from dpsd.kernel.sockdiag import Session, ask, end_sessions, look, probe, wire, words
 from tests.kernel.netns import MailHost, connect, established, eventually, inside, run
 
 PEERS = ["10.99.0.1", "2001:db8:99:1::1"]
@@ -194,7 +198,7 @@ def test_probe_works_with_lo_down() -> None:
 
 def test_a_kernel_without_it_is_named(monkeypatch: pytest.MonkeyPatch, namespace: int) -> None:
     assert namespace
-    monkeypatch.setattr(sockdiag, "_SOCK_DESTROY", 22)  # nothing that any kernel knows
+    monkeypatch.setattr(wire, "SOCK_DESTROY", 22)  # nothing that any kernel knows
     with pytest.raises(KernelError):
         probe()
 
@@ -237,32 +241,60 @@ def test_sessions_that_only_this_end_has_closed(
         accepted, _ = server.accept()
         packed = ip_address(named).packed
         ours = Session(packed, port, packed, client.getsockname()[1])
-        assert sockdiag.look([port], False).half_closed == []
+        assert look([port], False).half_closed == []
         accepted.close()
         assert client.recv(1) == b""  # its FIN is there
-        assert eventually(lambda: sockdiag.look([port, port + 1], False).half_closed == [ours])
+        assert eventually(lambda: look([port, port + 1], False).half_closed == [ours])
         client.close()
-        assert eventually(lambda: sockdiag.look([port], False).half_closed == [])
+        assert eventually(lambda: look([port], False).half_closed == [])
+
+
+# What sockets tell
+
+
+def answer(attributes: bytes) -> bytes:
+    """An inet_diag_msg of an ESTABLISHED session without anything but attributes."""
+    return struct.pack("=xB70x", wire.ESTABLISHED) + attributes
+
+
+def info(sent: int, received: int, acknowledged: int, said: int, answered: int) -> bytes:
+    """An attribute INET_DIAG_INFO with these times and bytes, of a peer that is 50 ms away."""
+    times = struct.pack("=44x4I8xI56x", sent, 0, received, acknowledged, 50_000)
+    octets = struct.pack("=Q64xQQ", said, answered + 7, 7)
+    return struct.pack("=HH", 4 + len(times + octets), 2) + times + octets
 
 
 @pytest.mark.parametrize(
-    ("sent", "received", "acknowledged", "word"),
+    ("sent", "received", "acknowledged", "ago", "by_server"),
     [
-        (900, 1000, 860, Word(0.85, ours=True)),
-        (1000, 900, 900, Word(0.9, ours=False)),
-        (1000, 900, 10, Word(0.9, ours=False)),  # a keepalive is no acknowledgement of ours
-        (900, 900, 860, Word(0.85, ours=True)),
-        (900, 900, 900, Word(0.9, ours=False)),
-        (20, 30, 20, Word(0.0, ours=True)),  # not there yet: a way there and back takes 50 ms
+        (900, 1000, 860, 0.85, True),
+        (1000, 900, 900, 0.9, False),
+        (1000, 900, 10, 0.9, False),  # a keepalive is no acknowledgement of ours
+        (900, 900, 860, 0.85, True),
+        (900, 900, 900, 0.9, False),
+        (20, 30, 20, 0.0, True),  # not there yet: a way there and back takes 50 ms
     ],
 )
 def test_the_last_word_as_the_kernel_tells(
-    sent: int, received: int, acknowledged: int, word: Word
+    sent: int, received: int, acknowledged: int, ago: float, by_server: bool
 ) -> None:
-    info = struct.pack("=44x4I8xI", sent, 0, received, acknowledged, 50_000)
-    other, ours = struct.pack("=HH4x", 8, 8), struct.pack("=HH", 4 + len(info), 2) + info
-    assert sockdiag._last_word(memoryview(bytes(72) + other + ours)) == word
-    assert sockdiag._last_word(memoryview(bytes(72) + other)) is None
+    other, ours = struct.pack("=HH4x", 8, 8), info(sent, received, acknowledged, 5, 9)
+    read = words._Reader()
+    word = Word(ago, by_server, 5, 9, 0.05, 0, 0, False)
+    for attributes in (other + ours, other * 2 + ours, ours, ours + other):
+        data = b"before" + answer(attributes)
+        assert read.word(data, 6, len(data)) == word
+    for attributes in (b"", other, other + ours[:-8], bytes(8) + ours):
+        data = answer(attributes)
+        assert read.word(data + ours, 0, len(data)) is None
+
+
+@pytest.mark.parametrize(("said", "answered"), [(0, 0), (0, 9), (5, 0)])
+def test_who_spoke_alone_spoke_last(said: int, answered: int) -> None:
+    data = answer(info(900, 900, 900, said, answered))
+    word = words._Reader().word(data, 0, len(data))
+    assert word is not None
+    assert word.by_server == (answered > 0)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -286,11 +318,128 @@ def test_who_spoke_last(address: str) -> None:
         answered = session(b"GREETING", b"helo", b"REPLY")
         stalled = session(b"GREETING", b"data", b"GO ON", b"received: " * 200)
 
-        def ours() -> dict[Session, bool]:
-            words = sockdiag.look([port], True).words
-            return {each: word.ours for each, word in words.items()}
+        def by_server() -> dict[Session, bool]:
+            return {each: word.by_server for each, word in look([port], True).words.items()}
 
-        assert eventually(lambda: ours() == {answered: True, stalled: False})
-        assert all(0.0 <= word.ago < 60.0 for word in sockdiag.look([port], True).words.values())
-        assert sockdiag.look([port], False).words == {}
-        assert sockdiag.look([port + 1], True).words == {}
+        assert eventually(lambda: by_server() == {answered: True, stalled: False})
+        assert all(0.0 <= word.ago < 60.0 for word in look([port], True).words.values())
+        assert look([port], False).words == {}
+        assert look([port + 1], True).words == {}
+
+
+def told(held: Held) -> Word:
+    """What both ways of asking tell of a session, which is the same but for the time."""
+    (word,) = ask([held.session]).values()
+    other = look([held.session.local_port], True).words[held.session]
+    assert word._replace(ago=0, rtt=0) == other._replace(ago=0, rtt=0)
+    return word
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_bytes_are_exact_in_both_directions(hold: Hold, peer: str) -> None:
+    held = hold(peer).established()
+    assert (told(held).said, told(held).answered) == (0, 0)
+    server = held.accept()
+    assert (told(held).said, told(held).answered) == (0, 0)
+    server.sendall(b"220 mail.example.org\r\n")
+    held.client.settimeout(5)
+    assert len(held.client.recv(100)) == 22
+    assert (told(held).said, told(held).answered, told(held).by_server) == (0, 22, True)
+    held.client.sendall(b"EHLO you.example.org\r\n" * 5000)
+    read = 0
+    while read < 110_000:
+        read += len(server.recv(1 << 16))
+    assert (told(held).said, told(held).answered) == (110_000, 22)
+    assert 0 < told(held).rtt < 60
+
+
+def test_a_session_of_an_ipv4_only_listener_is_told_of(hold: Hold, mail_host: MailHost) -> None:
+    with socket.create_server((mail_host.address[4], 465)) as listener:
+        held = hold(PEERS[0], listener).established()
+        held.client.sendall(b"hello")
+        assert eventually(lambda: told(held).said == 5)
+
+
+def test_what_the_server_has_not_read(hold: Hold) -> None:
+    held = hold(PEERS[0])
+    server = held.accept()
+    held.client.sendall(bytes(1000))
+    assert eventually(lambda: told(held).unread == 1000)
+    server.recv(300)
+    assert (told(held).unread, told(held).said) == (700, 1000)
+
+
+def test_what_a_peer_does_not_take(hold: Hold) -> None:
+    """Its window is full: what it has in its own kernel is acknowledged, the rest isn't."""
+    held = hold(PEERS[0])
+    server = held.accept()
+    server.setblocking(False)
+    written = 0
+    with suppress(BlockingIOError):
+        while True:
+            written += server.send(bytes(1 << 16))
+
+    def taken() -> int:
+        return int.from_bytes(fcntl.ioctl(held.client, termios.FIONREAD, bytes(4)), "little")
+
+    assert eventually(lambda: told(held).unacked == written - taken() > 0)
+    assert eventually(lambda: told(held).answered == taken())
+
+
+def test_what_does_not_reach_a_peer_counts_once(hold: Hold) -> None:
+    held = hold(PEERS[0])
+    server = held.accept()
+    run("nft add table inet deaf")
+    run("nft add chain inet deaf input { type filter hook input priority 0 ; }")
+    run("nft add rule inet deaf input tcp dport 25 drop")  # no acknowledgement gets here
+    server.sendall(bytes(500))
+    which = f"sport = :25 and dport = :{held.session.remote_port}"
+    assert eventually(lambda: "bytes_retrans:" in run(f"ss -Htin {which}"))
+    assert (told(held).unacked, told(held).answered, told(held).by_server) == (500, 500, True)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_who_waits_to_be_accepted(hold: Hold, peer: str) -> None:
+    held = hold(peer).established()
+    assert not told(held).accepted
+    held.accept()
+    assert told(held).accepted
+
+
+def test_only_open_sessions_are_told_of(hold: Hold) -> None:
+    held, other = hold(PEERS[0]), hold("10.99.0.2").established()
+    server = held.accept()
+    never = held.session._replace(remote=packed("10.99.77.77"))  # is found as the listener
+    elsewhere = held.session._replace(local=packed("10.1.2.3"))
+    assert ask([never, held.session, elsewhere]).keys() == {held.session}
+    assert ask([]) == {}
+    held.client.shutdown(socket.SHUT_WR)
+    assert eventually(lambda: held.state() == "CLOSE-WAIT")
+    assert ask([held.session]) == {}
+    server.close()
+    assert eventually(lambda: held.state() != "CLOSE-WAIT")
+    assert ask([held.session]) == {}
+    assert look([25], True).words.keys() == {other.session}
+    assert other.state() == "ESTAB"
+
+
+def test_each_of_many_gets_its_own_word(hold: Hold) -> None:
+    many = [hold(f"10.99.1.{i}").established() for i in range(1, 201)]
+    for i, held in enumerate(many):
+        held.client.sendall(bytes(i + 1))
+    wanted = {held.session: i + 1 for i, held in enumerate(many)}
+    asked = [held.session for held in reversed(many)]
+
+    def said() -> dict[Session, int]:
+        return {session: word.said for session, word in ask(asked).items()}
+
+    assert eventually(lambda: said() == wanted)
+    with ThreadPoolExecutor(4) as threads:  # each may ask at any time
+        assert list(threads.map(lambda _: said(), range(8))) == [wanted] * 8
+
+
+def test_answers_that_are_lost_are_an_error(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = hold(PEERS[0]).established()
+    monkeypatch.setattr(wire, "_BATCH", 1000)  # more than there is room for
+    with pytest.raises(KernelError):
+        ask([held.session] * 1000)

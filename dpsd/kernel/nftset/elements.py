@@ -45,6 +45,31 @@ class ElementSocket:
         before Linux 6.12 adding what is there keeps its old time. Raises KernelError or
         NotPermitted; then nothing was changed.
         """
+        if failure := self._replace(gone, new):
+            raise refused(failure, ", ".join(sorted({*gone, *new})))
+
+    def put(self, name: str, times: Mapping[bytes, float]) -> bool:
+        """Put keys into a set, those that are there for their new time, or none of them if it has
+        no room for all. Returns whether it had.
+
+        times: the seconds they stay. Raises KernelError or NotPermitted; then nothing was changed.
+        """
+        failure = self._replace({name: list(times)}, {name: dict(times)})
+        if failure not in {0, errno.ENFILE}:
+            raise refused(failure, name)
+        return not failure
+
+    def remove(self, name: str, key: bytes) -> None:
+        """Take a key out of a set, if it is there. Raises KernelError or NotPermitted."""
+        change = wire.change(wire.DELSETELEM, self._table, name, [wire.element(key)])
+        failure = self._transact(wire.batch(change))
+        if failure not in {0, errno.ENOENT}:
+            raise refused(failure, name)
+
+    def _replace(
+        self, gone: Mapping[str, Sequence[bytes]], new: Mapping[str, Mapping[bytes, float | None]]
+    ) -> int:
+        """What replace() does; the errno of what failed, 0 if all was done."""
         messages: list[bytes] = []
         for name, keys in gone.items():
             elements = [wire.element(key) for key in keys]
@@ -54,13 +79,12 @@ class ElementSocket:
             elements = [wire.element(key, seconds) for key, seconds in times.items()]
             messages += wire.change(wire.NEWSETELEM, self._table, name, elements)
         if not messages:
-            return
+            return 0
         transaction = wire.batch(messages)
         failure = self._transact(transaction)
         if failure == errno.ENOENT:  # an element may expire between being added and deleted
             failure = self._transact(transaction)
-        if failure:
-            raise refused(failure, ", ".join(sorted({*gone, *new})))
+        return failure
 
     def _transact(self, transaction: bytes) -> int:
         """The errno of the first message that failed, 0 if all was done."""

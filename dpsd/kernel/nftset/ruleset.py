@@ -21,6 +21,7 @@ Sets = dict[str, Elements]
 
 HOSTS = tuple(f"{name}{version}" for name in ListName for version in (4, 6))
 NETS = tuple(f"{name}_nets" for name in HOSTS)
+DEFERRED = {4: "defer4", 6: "defer6"}  # by IP version
 
 # Seconds for which the kernel's conntrack remembers a session in each state, by nft's names.
 DEFAULT_TIMEOUTS: Mapping[str, int] = MappingProxyType({
@@ -115,6 +116,7 @@ def _defines(spec: TableSpec) -> dict[str, str]:
         "addresses4": _braced(collapse_addresses(v4)) if v4 else "{ 0.0.0.0 }",
         "addresses6": _braced(collapse_addresses(v6)) if v6 else "{ :: }",
         "listed": "observe" if spec.observe else "refuse",
+        "deferred": "observe_deferred" if spec.observe else "defer",
     }
 
 

@@ -17,6 +17,7 @@ from dpsd.core.cover import disjoint
 from dpsd.core.lists import Change, Element, ListName, Put
 from dpsd.core.peers import Network
 from dpsd.errors import DpsdError, KernelError, NotPermitted
+from dpsd.kernel.nftset.deferral import Deferral
 from dpsd.kernel.nftset.elements import ElementSocket
 from dpsd.kernel.nftset.ruleset import (
     HOSTS,
@@ -60,6 +61,7 @@ class Table:
         self._nft_lock, self._hosts_lock, self._dumps_lock = Lock(), Lock(), Lock()
         self._nets: Sets = {name: {} for name in NETS}  # as wanted, not yet disjoint
         self._rules: list[str] = []
+        self._deferral = Deferral(spec.size, self._hosts)
         self._late = 0.0  # seconds by which elements may outstay, for load() took its time
 
     def close(self) -> None:
@@ -129,6 +131,22 @@ class Table:
         blocks = part(self.spec, [*(f"set {name}" for name in nets), "chain prerouting"])
         covers = {name: lasting(name, disjoint(networks)) for name, networks in nets.items()}
         return [*commands, _filled(blocks, covers, now)]
+
+    def defer(self, peers: Mapping[Network, float]) -> int:
+        """Let these peers open no new session to the protected ports for so many seconds, from now.
+
+        It is no part of load(), read() and differences(): a table that is loaded again defers
+        nobody. Returns how many aren't deferred since there is no room. Raises KernelError or
+        NotPermitted, ValueError for what isn't exactly one peer.
+        """
+        with self._hosts_lock:
+            return self._deferral.put(peers)
+
+    def undefer(self, peers: Iterable[Network]) -> None:
+        """Let these peers open sessions again. Raises KernelError or NotPermitted."""
+        for peer in peers:
+            with self._hosts_lock:
+                self._deferral.remove(peer)
 
     def read(self, now: float) -> Sets | None:
         """What the kernel's sets hold and until when; None if the table or a set isn't there.
@@ -211,6 +229,14 @@ class Table:
         """
         with self._dumps_lock:
             return self._dumps.counted("refuse")
+
+    def deferred(self) -> Traffic:
+        """The SYNs of deferred peers that were dropped since the table was loaded.
+
+        Raises KernelError or NotPermitted.
+        """
+        with self._dumps_lock:
+            return self._dumps.counted("defer")
 
     def delete(self) -> None:
         """Take the table out of the kernel. Raises KernelError or NotPermitted."""

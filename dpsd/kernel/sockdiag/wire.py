@@ -1,0 +1,137 @@
+"""sock_diag's requests and answers, and the netlink socket that carries them.
+
+Layouts from include/uapi/linux/inet_diag.h.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from struct import Struct
+from typing import NamedTuple, TypeVar
+
+from dpsd.errors import DpsdError, KernelError, NotPermitted
+from dpsd.kernel.ctnetlink import NLM_F_DUMP, NLMSG_DONE, messages
+
+T = TypeVar("T")
+
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+# include/net/tcp_states.h
+ESTABLISHED, SYN_RECV, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LISTEN = 1, 3, 5, 6, 8, 10
+ANY_STATE = 0xFFFFFFFF
+NO_COOKIE = b"\xff" * 8
+
+_NETLINK_SOCK_DIAG = 4
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+_NLMSG_ERROR = 2
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port id
+_ERROR = Struct("=i")  # nlmsgerr: negative errno
+# inet_diag_req_v2: family, protocol, extensions, padding, states; inet_diag_sockid: ports,
+# addresses (network byte order), interface, cookie.
+_REQUEST = Struct("=BBBxI2s2s16s16sI8s")
+_MAPPED = bytes(10) + b"\xff\xff"
+
+# Answers to one batch have to fit into the socket's buffer (212,992 bytes, about 1.3 KB each).
+_BATCH = 64
+_ANSWER_SIZE, _DUMP_SIZE = 1 << 12, 1 << 17  # bytes of a datagram at most
+
+
+class Session(NamedTuple):
+    """A TCP session by packed addresses (4 or 16 bytes) and ports, this host's own first."""
+
+    local: bytes
+    local_port: int
+    remote: bytes
+    remote_port: int
+
+
+@contextmanager
+def opened() -> Iterator[socket.socket]:
+    """A socket for questions to sock_diag. What fails on it is raised as KernelError."""
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+            diag.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the request
+            yield diag
+    except OSError as error:
+        raise refused(error.errno or errno.EIO) from error
+
+
+def request(kind: int, session: Session, extensions: int = 0, cookie: bytes = NO_COOKIE) -> bytes:
+    """What asks for a session's socket (SOCK_DIAG_BY_FAMILY) or ends it (SOCK_DESTROY).
+
+    extensions: bits of the attributes that are wanted in the answer.
+    """
+    local, local_port, remote, remote_port = session
+    body = _REQUEST.pack(
+        socket.AF_INET if len(local) == 4 else socket.AF_INET6,
+        socket.IPPROTO_TCP, extensions, ANY_STATE,
+        local_port.to_bytes(2), remote_port.to_bytes(2), local, remote, 0, cookie,
+    )  # fmt: skip
+    flags = _NLM_F_REQUEST | (_NLM_F_ACK if kind == SOCK_DESTROY else 0)
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
+
+
+def answers(
+    diag: socket.socket, requests: Sequence[bytes], read: Callable[[bytes, int, int], T]
+) -> list[int | T]:
+    """One answer a request, in order: an errno (0: done), or what `read` makes of the socket.
+
+    read: gets a datagram, and where an inet_diag_msg with its attributes begins and ends in it.
+    Raises KernelError if the kernel doesn't answer every request.
+    """
+    found: list[int | T] = []
+    for start in range(0, len(requests), _BATCH):
+        batch = requests[start : start + _BATCH]
+        diag.send(b"".join(batch))
+        # The kernel worked through all of it within send(), and has queued its answers.
+        while len(found) < start + len(batch):
+            datagram = diag.recv(_ANSWER_SIZE, socket.MSG_DONTWAIT)
+            for at, end in messages(datagram):
+                body = at + _HEADER.size
+                if _HEADER.unpack_from(datagram, at)[1] == _NLMSG_ERROR:
+                    found.append(-_ERROR.unpack_from(datagram, body)[0])
+                else:
+                    found.append(read(datagram, body, end))
+    return found
+
+
+def dump(
+    diag: socket.socket, family: int, states: int, extensions: int
+) -> Iterator[tuple[bytes, int, int]]:
+    """Each socket of a family in one of these states (bits): a datagram, and where an inet_diag_msg
+    with its attributes begins and ends in it."""
+    none, no_port = bytes(16), bytes(2)
+    body = _REQUEST.pack(
+        family, socket.IPPROTO_TCP, extensions, states, no_port, no_port, none, none, 0, NO_COOKIE
+    )
+    flags = _NLM_F_REQUEST | NLM_F_DUMP
+    diag.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, flags, 0, 0) + body)
+    while True:
+        datagram = diag.recv(_DUMP_SIZE)
+        for start, end in messages(datagram):
+            kind = _HEADER.unpack_from(datagram, start)[1]
+            if kind == NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                raise refused(-_ERROR.unpack_from(datagram, start + _HEADER.size)[0])
+            yield datagram, start + _HEADER.size, end
+
+
+def address(family: int, packed: bytes) -> bytes:
+    """IPv4 as such also where it comes over a dual-stack socket."""
+    if family == socket.AF_INET:
+        return packed[:4]
+    return packed[12:] if packed.startswith(_MAPPED) else packed
+
+
+def refused(failure: int) -> DpsdError:
+    """What an errno of the kernel's means to whoever asked for sessions or ended them."""
+    if failure in {errno.EPERM, errno.EACCES}:
+        return NotPermitted("ending sessions needs CAP_NET_ADMIN: run as root")
+    if failure == errno.EOPNOTSUPP:
+        return KernelError("this kernel can't end sessions: it lacks CONFIG_INET_DIAG_DESTROY")
+    if failure == errno.ENOENT:
+        return KernelError("this kernel can't tell its sessions: load the module tcp_diag")
+    return KernelError(f"the sockets of sessions: {os.strerror(failure)}")
