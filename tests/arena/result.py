@@ -1,0 +1,122 @@
+"""What became of a case: pure arithmetic on what was recorded."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from statistics import mean, median
+
+from tests.arena.honest import Mail
+from tests.day.world import Listing
+
+PROMPT = 2.0  # seconds that a mail may take beyond what its sender needs, and still be prompt
+_WINDOW, _GOOD, _STEP = 3.0, 0.9, 0.25  # as in tests/lab/result.py
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case from one seed. Times are seconds since the attack began.
+
+    attempted, delivered: honest mails that were due during the attack; recovery: None for never;
+    attackers: sources that completed a handshake; listed: how many of them were listed, median:
+    after how many seconds; wronged: honest peers that were listed; ended: honest sessions that were
+    ended, moving: those in the middle of a mail that moves; ends: attackers' sessions; full,
+    deferred: SYNs of honest senders that were dropped since the backlog was full, or the peer put
+    off; cpu: seconds that the simulation took.
+    """
+
+    case: str
+    seed: int
+    attempted: int
+    delivered: int
+    recovery: float | None
+    attackers: int
+    listed: int
+    median: float | None
+    wronged: list[str]
+    ended: int
+    moving: int
+    ends: int
+    full: int
+    deferred: int
+    cpu: float
+    failed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """Mail in time, per cent of what was attempted."""
+        return 100.0 * self.delivered / self.attempted if self.attempted else 100.0
+
+
+def recovery(mails: Sequence[Mail], seconds: float) -> float | None:
+    """Seconds until honest mail went through promptly and went on so; None: it never did.
+
+    From then on, in every window of 3 s, at least 90 % of the peaceful share of mails is delivered
+    promptly: the definition of the lab.
+    """
+    before = [mail.prompt(PROMPT) for mail in mails if mail.at < 0]
+    need = _GOOD * (mean(before) if before else 1.0)
+    found: float | None = None
+    at = seconds - _WINDOW
+    while at >= 0:
+        window = [mail.prompt(PROMPT) for mail in mails if at <= mail.at < at + _WINDOW]
+        if window and sum(window) < need * len(window):
+            break
+        found = at
+        at -= _STEP
+    return found
+
+
+def listed(
+    attacked: Mapping[bytes, float], listings: Iterable[Listing], began: float
+) -> dict[bytes, float]:
+    """Attackers to when they were listed, in seconds since `began`."""
+    peers: dict[str, float] = {}
+    prefixes: list[tuple[str, float]] = []
+    for listing in listings:
+        at = listing.at - began
+        if "/" in listing.peer:
+            prefixes.append((listing.peer, at))
+        peers.setdefault(listing.peer, at)
+    networks = [(ip_network(text), at) for text, at in prefixes if not text.endswith("/64")]
+    found: dict[bytes, float] = {}
+    for address in attacked:
+        host = ip_address(address)
+        own = f"{ip_address(address[:8] + bytes(8))}/64" if host.version == 6 else str(host)
+        times = [at for network, at in networks if host in network]
+        if own in peers:
+            times.append(peers[own])
+        if times:
+            found[address] = min(times)
+    return found
+
+
+def outcome(
+    name: str, seed: int, seconds: float, mails: Sequence[Mail], attackers: int,
+    caught: Mapping[bytes, float], listings: Iterable[Listing], ended: Mapping[str, int],
+    refused: Mapping[tuple[str, str], int], cpu: float,
+) -> Outcome:  # fmt: skip
+    """Put it together."""
+    during = [mail for mail in mails if 0 <= mail.at < seconds]
+    honest = {why: 0 for why in ("full", "deferred")}
+    for (kind, why), count in refused.items():
+        if kind != "attack" and why in honest:
+            honest[why] += count
+    return Outcome(
+        case=name,
+        seed=seed,
+        attempted=len(during),
+        delivered=sum(mail.delivered for mail in during),
+        recovery=recovery(mails, seconds),
+        attackers=attackers,
+        listed=len(caught),
+        median=median(caught.values()) if caught else None,
+        wronged=sorted(each.peer for each in listings if {*each.kinds} - {"attack"}),
+        ended=sum(count for what, count in ended.items() if what != "attack"),
+        moving=ended.get("moving", 0),
+        ends=ended.get("attack", 0),
+        full=honest["full"],
+        deferred=honest["deferred"],
+        cpu=cpu,
+        failed=dict(Counter(mail.kind for mail in during if not mail.delivered)),
+    )
