@@ -9,25 +9,28 @@ from tests.day.session import Gone, Peer, Session
 from tests.day.ways import ipv4, ipv6
 from tests.day.world import Acts, Trying, World
 
-CONNECTS, GREETED = 3.0, 5.0  # seconds that an attacker waits for a handshake, and for a greeting
+CONNECTS, GREETED = 3.0, 5.0  # seconds that attackers of the lab wait for a handshake, a greeting
 LINGERS = 20.0  # seconds for which a closed session is left as it is
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack. All of it is bounded.
+    """An attack. All of it is bounded. Times in seconds.
 
     sources, sessions: how many there are, and of each at a time; rate: bytes a second of those that
-    pay, sessions a second of those that don't stay; pause: seconds before a session's successor;
-    family: "4", "6", or "46" for sources of both in turn; rotate: addresses that a source takes in
-    turn; block: of addresses, 0 for one of the attack's own; within: prefix length of the IPv6 network from which each session takes a new /64; after,
-    until: when it begins and ends, in seconds since the attack did.
+    pay, sessions a second of those that don't stay; words: bytes of a command; waits: for a
+    greeting; pause: before a session's successor; family: "4", "6", or "46" for sources of both in
+    turn; rotate: addresses that a source takes in turn; block: of addresses, 0 for one of the
+    attack's own; within: prefix length of the IPv6 network from which each session takes a new /64;
+    after, until: when it begins and ends, since the case's attack did.
     """
 
     kind: str
     sources: int = 40
     sessions: int = 10
     rate: float = 0.0
+    words: int = 36
+    waits: float = GREETED
     pause: float = 1.0
     family: str = "4"
     port: int = 25
@@ -137,7 +140,7 @@ def rcpt(session: Session, visit: Visit) -> Acts:
     yield from session.asks(20, answer=180)
     yield from session.asks(30)
     while True:
-        yield from session.asks(36, visit.about(1.0))
+        yield from session.asks(visit.attack.words, visit.about(1.0))
 
 
 def mailhold(session: Session, _visit: Visit) -> Acts:
@@ -169,11 +172,10 @@ def half_hello(session: Session, _visit: Visit) -> Acts:
     yield from session.silent(inf)
 
 
-def buys_noops(session: Session, visit: Visit) -> Acts:
-    """A clean session of small talk, for credit; hold when the time has come."""
+def buys_noops(session: Session, _visit: Visit) -> Acts:
+    """A clean session of small talk, as many bytes as a mail has, for credit."""
     yield from session.asks(12)
-    for _ in range(3):
-        yield from session.asks(6, visit.about(0.3))
+    yield from session.asks(1200, answer=2800)  # 200 times NOOP in one go
     yield from session.quit()
 
 
@@ -253,7 +255,7 @@ def _visits(session: Session, visit: Visit, attacked: dict[bytes, float]) -> Try
         greeted = attack.kind not in UNGREETED and attack.kind not in PASSING
         if attack.kind in PASSING:
             world.server.enter(session)
-        elif not (yield from session.slot(GREETED if greeted else inf)):
+        elif not (yield from session.slot(attack.waits if greeted else inf)):
             session.abandon()
             return False
         if attack.port != 465 and attack.kind not in PASSING:

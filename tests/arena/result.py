@@ -98,7 +98,7 @@ def outcome(
 ) -> Outcome:  # fmt: skip
     """Put it together."""
     during = [mail for mail in mails if 0 <= mail.at < seconds]
-    honest = {why: 0 for why in ("full", "deferred")}
+    honest = dict.fromkeys(("full", "deferred"), 0)
     for (kind, why), count in refused.items():
         if kind != "attack" and why in honest:
             honest[why] += count
@@ -120,3 +120,40 @@ def outcome(
         cpu=cpu,
         failed=dict(Counter(mail.kind for mail in during if not mail.delivered)),
     )
+
+
+def line(found: Outcome) -> str:
+    """An outcome in a line."""
+    seconds = "never" if found.recovery is None else f"{found.recovery:.1f} s"
+    middle = "" if found.median is None else f" @{found.median:.1f}"
+    caught = f"{found.listed}/{found.attackers}{middle}"
+    return (
+        f"{found.case:44} {found.seed:4} {found.share:5.1f} % {seconds:>7}  listed {caught:16}"
+        f" honest: listed {len(found.wronged)}, ended {found.ended} ({found.moving} moving),"
+        f" full {found.full}, deferred {found.deferred}; {found.cpu:.1f} s"
+    )
+
+
+def table(groups: Iterable[Sequence[Outcome]]) -> str:
+    """The outcomes of each case, of several seeds, as a table in Markdown."""
+    rows = [
+        "| case | mail in time | recovery | attackers listed | honest listed | honest ended"
+        " | of them moving | SYNs put off |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for group in groups:
+        times = [found.recovery for found in group if found.recovery is not None]
+        never = len(group) - len(times)
+        seconds = "never" if never == len(group) else f"{mean(times):.1f} s"
+        if times and never:
+            seconds += f", never in {never} of {len(group)}"
+        medians = [found.median for found in group if found.median is not None]
+        caught = f"{mean(o.listed for o in group):.0f}/{mean(o.attackers for o in group):.0f}"
+        if medians:
+            caught += f" after {mean(medians):.1f} s"
+        rows.append(
+            f"| {group[0].case} | {mean(o.share for o in group):.0f} % | {seconds} | {caught}"
+            f" | {mean(len(o.wronged) for o in group):.3g} | {mean(o.ended for o in group):.0f}"
+            f" | {mean(o.moving for o in group):.0f} | {mean(o.deferred for o in group):.0f} |"
+        )
+    return "\n".join(rows) + "\n"
