@@ -9,7 +9,7 @@ from tests.day.session import Gone, Peer, Session
 from tests.day.ways import ipv4, ipv6
 from tests.day.world import Acts, Trying, World
 
-CONNECTS, GREETED = 3.0, 5.0  # seconds that attackers of the lab wait for a handshake, a greeting
+CONNECTS = 3.0  # seconds that an attacker waits for a handshake, as in the lab
 LINGERS = 20.0  # seconds for which a closed session is left as it is
 
 
@@ -30,7 +30,7 @@ class Attack:
     sessions: int = 10
     rate: float = 0.0
     words: int = 36
-    waits: float = GREETED
+    waits: float = inf
     pause: float = 1.0
     family: str = "4"
     port: int = 25
@@ -143,6 +143,21 @@ def rcpt(session: Session, visit: Visit) -> Acts:
         yield from session.asks(visit.attack.words, visit.about(1.0))
 
 
+def slowdns(session: Session, visit: Visit) -> Acts:
+    """Valid commands that the server answers late, since the attacker's name server is slow."""
+    yield from session.asks(20, answer=180)
+    yield from session.asks(30)
+    while True:
+        yield from session.says(visit.attack.words)
+        yield from session.answers(40, visit.about(10.0))
+
+
+def deaf(session: Session, _visit: Visit) -> Acts:
+    """HELO, and doesn't acknowledge what the server says: it sends that again and again."""
+    yield from session.says(12)
+    yield from session.vanish(unanswered=True)
+
+
 def mailhold(session: Session, _visit: Visit) -> Acts:
     """A mail, then silence."""
     yield from _mail(session, 4000)
@@ -161,7 +176,7 @@ def slowmails(session: Session, visit: Visit) -> Acts:
 def helobyte(session: Session, _visit: Visit) -> Acts:
     """HELO, a byte a packet, then nothing."""
     for _ in range(14):
-        yield from session.goes_on(1, 0.05)
+        yield from session.goes_on(1, 0.002)
     yield from session.answers()
     yield from session.silent(inf)
 
@@ -199,7 +214,8 @@ def shifter(session: Session, visit: Visit) -> Acts:
 
 SHAPES: dict[str, Shape] = {
     **{each.__name__: each for each in (hold, silent, noop, drip, slowdata, stall, shut, linger)},
-    **{each.__name__: each for each in (churn, reset, trickle, rcpt, mailhold, slowmails)},
+    **{each.__name__: each for each in (churn, reset, trickle, rcpt, slowdns, deaf)},
+    **{each.__name__: each for each in (mailhold, slowmails)},
     **{each.__name__: each for each in (helobyte, half_hello, buys_noops, buys_mails)},
     **{each.__name__: each for each in (louder, shifter)},
     "quit": quits,

@@ -12,6 +12,9 @@ from tests.arena.result import Outcome, listed, outcome
 from tests.day.session import Session
 from tests.day.world import Weather, World
 
+# Times as long as usual a server with a slow disk takes to answer; and seconds for a whole mail.
+SLOW, SLOW_MAIL = 10.0, 1.5
+
 
 @dataclass(frozen=True)
 class Case:
@@ -43,6 +46,7 @@ class Arena(World):
         config = Config()
         config = replace(config, protect=replace(config.protect, slots=case.slots))
         super().__init__(seed, config, case.counts, sockets=case.sockets)
+        self.server.backlog = max(self.server.backlog, case.slots)
         self.ends_of: Counter[str] = Counter()
 
     def ending(self, session: Session) -> None:
@@ -58,12 +62,12 @@ def play(case: Case, seed: int) -> Outcome:
     """Play a case once."""
     began = time.process_time()
     world = Arena(seed, case)
-    pace = 25.0 if case.slow else 1.0
+    pace = SLOW if case.slow else 1.0
     world.server.weather = Weather("slow disk" if case.slow else "calm", pace=pace)
     if case.filter:
         world.server.weather = replace(world.server.weather, milter=case.filter)
     scale = {20: 0.2, 1000: 3.0}.get(case.slots, 1.0) * case.load
-    senders = Senders(world, case.rtt, case.filter)
+    senders = Senders(world, case.rtt, case.filter + SLOW_MAIL * case.slow)
     senders.plan(Random(f"{seed}/honest"), case.peace, case.seconds, scale)
     attacked: dict[bytes, float] = {}
     for number, attack in enumerate(case.attacks):

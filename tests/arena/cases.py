@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import inf
 
 from tests.arena.attackers import Attack
 from tests.arena.case import Case
 
+LAB = 5.0  # seconds that the lab's attackers wait for a greeting; honest senders outlast them
 BOUGHT = 60.0  # seconds for which credit is bought before
 
 
@@ -26,6 +26,7 @@ def _lab() -> Iterator[Case]:
     """The attacks of the lab."""
     for size in ("40x10", "150x1", "400x1", "1x50", "8x50"):
         yield _one("hold", size)
+    yield _one("hold", "400x1", "impatient", waits=LAB)
     yield _one("silent")
     yield _one("noop")
     yield _one("noop", "600x1")
@@ -35,11 +36,11 @@ def _lab() -> Iterator[Case]:
     yield _one("slowdata", "150x1")
     yield _one("stall")
     yield _one("stall", "150x1")
-    yield _one("stall", "150x1", "patient", waits=inf)
+    yield _one("stall", "150x1", "impatient", waits=LAB)
     yield _one("shut")
     yield _one("linger")
-    yield _one("churn", rate=500.0)
-    yield _one("reset", rate=500.0)
+    yield _one("churn", "8x10", rate=500.0)
+    yield _one("reset", "8x10", rate=500.0)
     yield _one("hold", "40x10", "rotating", rotate=16)
     yield _one("hold", "1x200", "within /56", within=56)
     yield _one("hold", "40x10", "46", family="46")
@@ -54,6 +55,7 @@ def _payers() -> Iterator[Case]:
     yield _one("trickle", "150x1", rate=100.0)
     yield _one("trickle", "150x1", rate=400.0)
     yield _one("trickle", "400x1", rate=2000.0)
+    yield _one("trickle", "150x1", "impatient", rate=100.0, waits=LAB)
     yield _one("trickle", "1x50", rate=2000.0)
     yield _one("trickle", "40x10", "at once", rate=100.0, pause=0.0)
     yield _one("trickle", "150x1", "after 5 s", rate=100.0, pause=5.0)
@@ -61,8 +63,12 @@ def _payers() -> Iterator[Case]:
     yield _one("rcpt")
     yield _one("rcpt", "40x10", "long", words=72)
     yield _one("rcpt", "150x1", "long", words=72)
+    yield _one("slowdns")
+    yield _one("deaf")
+    yield _one("hold", "40x10", "late acknowledgements", rtt=1.5)
+    yield _one("hold", "150x1", "late acknowledgements", rtt=1.5)
     yield _one("mailhold")
-    yield _one("mailhold", "40x10", "patient", waits=inf)
+    yield _one("mailhold", "40x10", "impatient", waits=LAB)
     yield _one("mailhold", "400x1")
     yield _one("slowmails")
     yield _one("slowmails", "150x1")
@@ -112,8 +118,9 @@ def _servers() -> Iterator[Case]:
         for case in (Case("peace"), hold, trickle, stall, mailhold):
             name = f"filter {seconds:.0f} s: {case.name}"
             yield replace(case, name=name, filter=seconds, load=load)
-    yield Case("filter 8 s: honest overload", filter=8.0)
-    yield replace(hold, name=f"filter 8 s: honest overload, {hold.name}", filter=8.0)
+    overload = Case("filter 8 s: honest overload", filter=8.0, load=1.2)
+    yield overload
+    yield replace(overload, name=f"{overload.name}, {hold.name}", attacks=hold.attacks)
     for case in (Case("peace"), hold, trickle):
         yield replace(case, name=f"slow disk: {case.name}", slow=True)
     for case in (hold, trickle, stall):

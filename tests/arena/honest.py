@@ -7,13 +7,14 @@ kept from a mail before: then the sender takes a fresh one, as in the lab.
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from random import Random
 
 from tests.day.session import DELAYED, Gone, Peer, Session
 from tests.day.ways import ipv4, ipv6
 from tests.day.world import Acts, World
 
+LANES_FOR = 5.0  # times the lanes that are busy on average, at least: one is nearly always free
 Opening = Generator[float, None, Session]
 
 RTTS = {
@@ -56,10 +57,17 @@ KINDS = {
     "greylisted": Kind(patience=12.0, retry=3.0),
     "slow": Kind(size=90_000, rate=15_000.0, patience=14.0),
     "office": Kind(port=587, size=30_000, reuse=3, tls=True),
+    "desk": Kind(port=465, size=30_000, reuse=3, tls=True),
     "mobile": Kind(port=587, size=8_000, rate=2_000.0, patience=14.0, tls=True),
     "probe": Kind(size=0),
     "check": Kind(size=0, quits=False),
 }
+ONE_SENDER = {
+    **dict.fromkeys(("bulk", "desk", "probe", "check"), 0.0005),
+    **dict.fromkeys(("big", "caching", "office", "list", "parallel"), 0.04),
+    "newsletter": 0.2,
+}
+"""Round trips of the kinds that are one peer each, where senders are mixed."""
 _BLOCKS = {kind: 30 + number for number, kind in enumerate(KINDS)}
 
 
@@ -179,7 +187,8 @@ class Lane:
         self._sent = 0
         yield from session.arrive()
         yield from session.slot(inf)
-        yield from session.greeting(inf)
+        if self._kind.port != 465:  # there the client speaks first
+            yield from session.greeting(inf)
         if self._kind.size:
             yield from session.hello(self._kind.tls)
         return session
@@ -209,21 +218,22 @@ class Lane:
 
 
 class Senders:
-    """All of them. rtt: a name of RTTS; filter: seconds that the server takes for each mail."""
+    """All of them. rtt: a name of RTTS; takes: seconds that the server takes for each mail."""
 
-    def __init__(self, world: World, rtt: str, filter_seconds: float) -> None:
+    def __init__(self, world: World, rtt: str, takes: float) -> None:
         self.mails: list[Mail] = []
-        self.patience = max(kind.patience for kind in KINDS.values()) + filter_seconds
+        self.patience = max(kind.patience for kind in KINDS.values()) + takes
         self._world = world
         self._rtts = RTTS[rtt]
-        self._filter = filter_seconds
+        self._takes = takes
         self._lanes: dict[tuple[str, int, int], Lane] = {}
 
     def plan(self, chance: Random, peace: float, seconds: float, scale: float) -> None:
         """Draw every mail. scale: how many times the lab's mail comes."""
         rtts = Random(chance.random())
         places: dict[tuple[str, int], Peer] = {}
-        for at, kind, number, lane in sorted(_plan(chance, peace + seconds, scale)):
+        plan = _plan(chance, peace + seconds, scale, self._takes)
+        for at, kind, number, lane in sorted(plan):
             if (kind, number) not in places:
                 places[kind, number] = self._peer(kind, number, rtts)
             self._add(at, peace, kind, places[kind, number], (kind, number, lane))
@@ -233,14 +243,17 @@ class Senders:
         block = _BLOCKS[kind]
         six = kind in ("bulk", "newsletter", "list") or (kind == "single" and rtts.random() < 0.4)
         address = ipv6(block, number) if six else ipv4(block, number)
-        return Peer(kind, address, rtts.choices(seconds, shares)[0], rtts.random() < 0.8)
+        rtt = rtts.choices(seconds, shares)[0]
+        if len(seconds) > 1:  # of who sends much it isn't left to chance
+            rtt = ONE_SENDER.get(kind, rtt)
+        return Peer(kind, address, rtt, rtts.random() < 0.8)
 
     def _add(
         self, at: float, peace: float, kind: str, peer: Peer, key: tuple[str, int, int]
     ) -> None:
         how, world = KINDS[kind], self._world
         trips = 9 + 4 * how.tls + 6 * bool(how.retry)
-        extra = peer.rtt * trips + self._filter * bool(how.size)
+        extra = peer.rtt * trips + self._takes * bool(how.size)
         need = how.size / how.rate + how.retry + extra
         mail = Mail(at - peace, world.now + at, kind, how.patience + extra, need)
         self.mails.append(mail)
@@ -258,18 +271,22 @@ class Senders:
 Planned = tuple[float, str, int, int]  # when a mail is due, its kind, the sender, and its lane
 
 
-def _plan(chance: Random, seconds: float, scale: float) -> Iterator[Planned]:
-    """Every mail; about eleven a second at scale 1."""
+def _plan(chance: Random, seconds: float, scale: float, takes: float) -> Iterator[Planned]:
+    """Every mail; about eleven a second at scale 1.
+
+    takes: seconds that the server takes for each; senders have lanes enough for it.
+    """
     for kind, rate, lanes in (
         *(("single", 3.0, 0), ("greylisted", 0.3, 0), ("slow", 0.1, 0), ("mobile", 0.1, 0)),
-        *(("big", 1.5, 6), ("bulk", 0.5, 2), ("caching", 0.4, 4), ("office", 1.0, 20)),
-        ("check", 0.2, 0),
+        *(("big", 1.5, 6), ("bulk", 0.5, 2), ("caching", 0.4, 4), ("office", 0.8, 16)),
+        *(("desk", 0.2, 4), ("check", 0.2, 0)),
     ):
         for number, at in enumerate(_arrivals(chance, rate * scale, seconds)):
             if kind == "check":
                 yield at, kind, 1, number
             elif lanes:
-                yield at, kind, 1, number % max(1, round(lanes * scale))
+                needed = LANES_FOR * rate * scale * (takes + 1.0)
+                yield at, kind, 1, number % ceil(max(lanes * scale, needed))
             else:
                 yield at, kind, number, 0
     for number in range(int(seconds)):
@@ -278,10 +295,11 @@ def _plan(chance: Random, seconds: float, scale: float) -> Iterator[Planned]:
         yield seconds / 2 + number * 0.1 / scale, "newsletter", 1, number
     for number in range(round(50 * scale)):  # all at once
         yield seconds / 3, "parallel", 1, number
-    many = max(1, round(8 * scale))
-    for round_ in range(int(seconds / 12)):
-        for number in range(many):
-            yield 4 + 12 * round_ + 0.8 * number / many, "list", 1, number % 2
+    many = ceil(8 * scale)
+    lanes = ceil(2 * scale) if takes < 1.0 else many * (1 + ceil(takes / 12))
+    for each in range(many * int(seconds / 12)):
+        at = 4 + 12 * (each // many) + 0.8 * (each % many) / many
+        yield at, "list", 1, each % lanes
 
 
 def _arrivals(chance: Random, rate: float, seconds: float) -> Iterator[float]:

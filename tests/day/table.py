@@ -120,6 +120,8 @@ class Table:
             return
         if state == S.ESTABLISHED:
             row.status |= ASSURED
+            if not row.spoke:  # a socket's times begin with the handshake
+                row.spoke, row.by_server = now, False
         elif state == S.FIN_WAIT:
             peer, server = row.flags
             both = (peer | CLOSE_INIT, server), (peer, server | CLOSE_INIT)

@@ -203,7 +203,8 @@ class World:
         self.current: Task | None = None
         self._batch = math.inf
         self._ports: Counter[bytes] = Counter()
-        self._deferred: dict[Network, float] = {}
+        self._deferred: dict[Network, float] = {}  # until when
+        self._wider: set[Network] = set()  # of them, those that are no peer alone
 
     @property
     def since(self) -> float:
@@ -223,15 +224,13 @@ class World:
             return "full"
         if self.drops(address):
             return "listed"
-        return "deferred" if self._deferred and self._defers(ip_network(address)) else ""
+        return "deferred" if self._deferred and self._defers(address) else ""
 
-    def _defers(self, network: Network) -> bool:
-        for each, until in list(self._deferred.items()):
-            if until <= self.now:
-                del self._deferred[each]
-            elif within(network, each):
-                return True
-        return False
+    def _defers(self, address: bytes) -> bool:
+        peer = self.config.peers.size.network(address)
+        if self._deferred.get(peer, 0.0) > self.now:
+            return True
+        return any(self._deferred[each] > self.now for each in self._wider if within(peer, each))
 
     def ending(self, session: "Session") -> None:
         """A session is about to be ended; for whoever counts such."""
@@ -312,6 +311,8 @@ class World:
     def defer(self, network: Network, seconds: float) -> None:
         """Drop this network's new connections for so long; open sessions go on."""
         self._deferred[network] = self.now + seconds
+        if not self.config.peers.size.is_peer(network):
+            self._wider.add(network)
 
     def listed(self, entry: Entry) -> None:
         """Somebody is listed."""
