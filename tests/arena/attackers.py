@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
-from tests.day.session import Gone, Peer, Session
+from tests.day.gone import Gone
+from tests.day.session import Peer, Session
 from tests.day.ways import ipv4, ipv6
 from tests.day.world import Acts, Trying, World
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from math import ceil, inf
 from random import Random
 
-from tests.day.session import DELAYED, Gone, Peer, Session
+from tests.day.gone import Gone
+from tests.day.session import DELAYED, Peer, Session
 from tests.day.ways import ipv4, ipv6
 from tests.day.world import Acts, World
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dpsd.core.events import State
+from tests.day.gone import Closed, Ended, Gone
 from tests.day.table import ACK, FIN, PEER, RST, SERVER, SYN
 
 if TYPE_CHECKING:
@@ -19,18 +20,6 @@ SEGMENT = 1400  # bytes of data in a full packet
 SYNS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds until a SYN is sent again
 RETRIES = 9  # of a FIN that nobody answers, until the server's kernel gives up
 RTO = 0.2  # seconds until the first of them; twice that until the next
-
-
-class Gone(Exception):
-    """The session is over before the peer wanted it to be."""
-
-
-class Ended(Gone):
-    """It was reset."""
-
-
-class Closed(Gone):
-    """The server closed it: said 421, and sent its FIN."""
 
 
 @dataclass(slots=True)

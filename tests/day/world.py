@@ -21,7 +21,7 @@ from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.kernel.host import Host
 from tests.day.daemon import TICK, Daemon
-from tests.day.session import Gone
+from tests.day.gone import Gone
 from tests.day.table import Table
 
 if TYPE_CHECKING:
@@ -253,7 +253,8 @@ class World:
 
     def run(self, seconds: float) -> Seen:
         """Let so much time pass."""
-        self.start(self.daemon.acts())
+        if self.now == self._began:
+            self.start(self.daemon.acts())
         until = self.now + seconds
         heap, told = self._heap, self.table.told
         while heap and heap[0][0] <= until:
