@@ -85,6 +85,7 @@ class Daemon:
 
     def take(self, told: list[Event]) -> None:
         """Hand events to the engine."""
+        self._world.hears(told)
         self._sentenced(self._engine.feed(told, self._world.now))
 
     def _tick(self) -> None:

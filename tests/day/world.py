@@ -179,7 +179,7 @@ class World:
     ) -> None:
         self.enforce = enforce
         self.config = config = config or Config()
-        self._hears = hears
+        self.hears = hears
         self.chance = Random(seed)
         self.now = 1000.0
         self.seen = Seen()
@@ -288,7 +288,6 @@ class World:
         self._batch = math.inf
         if told:
             self.seen.events += len(told)
-            self._hears(told)
             self.daemon.take(told)
             told.clear()
 
