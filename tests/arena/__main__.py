@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.arena.case import Case, play
 from tests.arena.cases import CASES
 from tests.arena.kept import KEPT, SEEDS
-from tests.arena.result import Outcome, line, table
+from tests.arena.result import Outcome, line, summary, table
 
 
 def _played(each: tuple[Case, int]) -> Outcome:
@@ -57,6 +57,8 @@ def main() -> None:
     for found in _play(wanted, given.jobs):
         outcomes.append(found)
         print(json.dumps(asdict(found)) if given.json else line(found), flush=True)
+    if outcomes and not given.json:
+        print(summary(outcomes))
     if given.table:
         groups = (list(each) for _, each in groupby(outcomes, key=lambda found: found.case))
         given.table.write_text(table(groups), encoding="utf-8")

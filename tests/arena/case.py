@@ -9,7 +9,7 @@ from dpsd.config import Config
 from tests.arena.attackers import Attack, places
 from tests.arena.honest import Senders
 from tests.arena.result import Outcome, listed, outcome
-from tests.day.session import Session
+from tests.day.session import SYNS, SYNS_LINEAR, Session
 from tests.day.world import Weather, World
 
 # Times as long as usual a server with a slow disk takes to answer; and seconds for a whole mail.
@@ -23,7 +23,8 @@ class Case:
     slots: of the server, told as protect.slots; filter: seconds that a content filter takes for
     each mail; slow: whether the disk is slow; sockets, counts: whether the server's sockets are on
     this host, and the kernel counts bytes; rtt: of honest senders, a name of honest.RTTS; load: how
-    much of the usual honest mail comes; peace: before the attack.
+    much of the usual honest mail comes; linear: whether everybody's system sends a SYN again every
+    second at first, as Linux does from 6.5 on; peace: before the attack.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     sockets: bool = True
     counts: bool = True
     rtt: str = "mixed"
+    linear: bool = False
     load: float = 1.0
     peace: float = 10.0
     seconds: float = 60.0
@@ -47,6 +49,7 @@ class Arena(World):
         config = replace(config, protect=replace(config.protect, slots=case.slots))
         super().__init__(seed, config, case.counts, sockets=case.sockets)
         self.server.backlog = max(self.server.backlog, case.slots)
+        self.syns = SYNS_LINEAR if case.linear else SYNS
         self.ends_of: Counter[str] = Counter()
 
     def ending(self, session: Session) -> None:

@@ -134,6 +134,18 @@ def line(found: Outcome) -> str:
     )
 
 
+def summary(found: Sequence[Outcome]) -> str:
+    """All outcomes in a line."""
+    return (
+        f"{len(found)} played: {mean(each.share for each in found):.1f} % of honest mail in time,"
+        f" {sum(each.share < 90 for each in found)} below 90 %,"
+        f" {sum(each.recovery is None for each in found)} never recovered; honest:"
+        f" {sum(len(each.wronged) for each in found)} listed,"
+        f" {sum(each.ended for each in found)} ended ({sum(each.moving for each in found)} moving);"
+        f" {sum(each.cpu for each in found):.0f} s"
+    )
+
+
 def table(groups: Iterable[Sequence[Outcome]]) -> str:
     """The outcomes of each case, of several seeds, as a table in Markdown."""
     rows = [

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DELAYED = 0.04  # seconds after which an acknowledgement goes without data to ride on
 SEGMENT = 1400  # bytes of data in a full packet
 SYNS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds until a SYN is sent again
+SYNS_LINEAR = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 16.0)  # the same, from Linux 6.5 on
 RETRIES = 9  # of a FIN that nobody answers, until the server's kernel gives up
 RTO = 0.2  # seconds until the first of them; twice that until the next
 
@@ -97,7 +98,7 @@ class Session:
     def arrive(self, patience: float = sum(SYNS)) -> "Acts":
         """Shake hands, when SYNs aren't dropped any more; Ended if that takes too long."""
         world = self.world
-        for pause in SYNS:
+        for pause in world.syns:
             why = world.refuses(self.peer.address)
             if not why:
                 yield from self.handshake()

@@ -22,6 +22,7 @@ from dpsd.core.peers import Network
 from dpsd.kernel.host import Host
 from tests.day.daemon import TICK, Daemon
 from tests.day.gone import Gone
+from tests.day.session import SYNS
 from tests.day.table import Table
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ class World:
         self.now = 1000.0
         self.seen = Seen()
         self.sessions: dict[bytes, Session] = {}
+        self.syns: tuple[float, ...] = SYNS
         self.kinds: dict[bytes, set[str]] = defaultdict(set)
         self.server = Server(self, config.protect.slots or 100)
         forget = dict.fromkeys(State, 30.0)
