@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dpsd.core import events
 from dpsd.core.engine import Engine, Verdict
 from dpsd.core.events import Event, Key, State
 from dpsd.core.sessions import Scope
@@ -25,27 +24,27 @@ SOCKETS_EVERY = 1.0
 ASKED_AFTER = 0.005  # seconds from a tick until the sockets of the doomed are asked
 ENDED_AFTER = 0.05  # seconds until what is to be ended is
 
+try:
+    from dpsd.core.events import Word  # type: ignore[attr-defined]
+except ImportError:
 
-class Word(NamedTuple):
-    """What the server's socket knows of a session, as tcp_info has it.
+    class Word(NamedTuple):  # type: ignore[no-redef]
+        """What the server's socket knows of a session, as tcp_info has it.
 
-    ago: seconds since the last data went either way; by_server: whether it was the server's; said,
-    answered: bytes from the peer and from the server; rtt: seconds to the peer and back; unread:
-    bytes that the server hasn't read yet; unacked: bytes that the peer hasn't acknowledged;
-    accepted: whether a process has the session (else it waits in the queue).
-    """
+        ago: seconds since the last data went either way; by_server: whether it was the server's;
+        said, answered: bytes from the peer and from the server; rtt: seconds to the peer and back;
+        unread: bytes that the server hasn't read yet; unacked: bytes that the peer hasn't
+        acknowledged; accepted: whether a process has the session (else it waits in the queue).
+        """
 
-    ago: float
-    by_server: bool
-    said: int
-    answered: int
-    rtt: float
-    unread: int
-    unacked: int
-    accepted: bool
-
-
-_WORD: type[Word] = getattr(events, "Word", Word)  # the engine's own, where it has one
+        ago: float
+        by_server: bool
+        said: int
+        answered: int
+        rtt: float
+        unread: int
+        unacked: int
+        accepted: bool
 
 
 class Daemon:
@@ -83,10 +82,10 @@ class Daemon:
             world.note()
             yield TICK
 
-    def take(self, told: list[Event]) -> None:
+    def take(self, events: list[Event]) -> None:
         """Hand events to the engine."""
-        self._world.hears(told)
-        self._sentenced(self._engine.feed(told, self._world.now))
+        self._world.hears(events)
+        self._sentenced(self._engine.feed(events, self._world.now))
 
     def _tick(self) -> None:
         passed = self._engine.tick(self._world.now)
@@ -130,7 +129,7 @@ class Daemon:
                 continue
             row, rtt = session.row, session.peer.rtt
             way = session.lost or world.now - row.answered_at < rtt
-            words[key] = _WORD(
+            words[key] = Word(
                 ago=world.now - row.spoke,
                 by_server=row.by_server,
                 said=row.words[0],

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dpsd.core.events import Key
-from tests.day.daemon import Daemon, Word
+from tests.day.daemon import Daemon
 from tests.day.session import Peer, Session
 from tests.day.world import Acts, World
 
@@ -21,8 +21,8 @@ class Engine:
     stress = pressure = 1.0
 
     def __init__(self, world: World, at: float, deferred: float = 0.0) -> None:
-        self.asked: dict[Key, Word] | None = {}
-        self.heard_of: dict[Key, Word] = {}
+        self.asked: dict[Key, Any] | None = {}
+        self.heard_of: dict[Key, Any] = {}
         self.spares: list[bytes] = []
         self._world = world
         self._at = world.now + at
@@ -34,15 +34,15 @@ class Engine:
     def tick(self, now: float) -> object:
         doomed = [*self._world.sessions] if now >= self._at else []
         self._at = 1e9 if doomed else self._at
-        return SimpleNamespace(verdicts=[], over=[], missed=0.0, doomed=doomed)
+        return SimpleNamespace(verdicts=[], over=[], missed=0.0, doomed=doomed, listed=[])
 
-    def settle(self, words: dict[Key, Word] | None, _now: float) -> object:
-        self.asked = words
+    def settle(self, *given: Any) -> object:
+        *_, self.asked, _ = given
         ended = [key for key in self._world.sessions if key not in self.spares]
         deferred = [(ip_network(PEER), self._deferred)] if self._deferred else []
         return SimpleNamespace(verdicts=[], ended=ended, deferred=deferred)
 
-    def heard(self, words: dict[Key, Word], _now: float) -> None:
+    def heard(self, words: dict[Key, Any], _now: float) -> None:
         self.heard_of = words
 
 
