@@ -14,6 +14,8 @@ from tests.day.world import Weather, World
 
 # Times as long as usual a server with a slow disk takes to answer; and seconds for a whole mail.
 SLOW, SLOW_MAIL = 10.0, 1.5
+MOVES = 1.0  # seconds since its last words in which a mail moves
+IDLE = 2.0  # seconds since the last words on either side after which a session is idle
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,18 @@ class Arena(World):
         super().__init__(seed, config, case.counts, sockets=case.sockets)
         self.server.backlog = max(self.server.backlog, case.slots)
         self.syns = SYNS_LINEAR if case.linear else SYNS
-        self.ends_of: Counter[str] = Counter()
+        self.ends_of: Counter[tuple[str, str]] = Counter()
 
     def ending(self, session: Session) -> None:
         """Count it."""
+        doing = session.mail_is or ("queued" if session.waits else "talks")
         if session.peer.kind == "attack":
-            self.ends_of["attack"] += 1
-            return
-        moves = session.mail_is == "begun" and self.now - session.row.spoke < 1.0
-        self.ends_of["moving" if moves else session.mail_is or "other"] += 1
+            doing = ""
+        elif doing == "begun":
+            doing = "moving" if self.now - session.row.spoke < MOVES else "paused"
+        elif doing == "talks" and self.now - session.row.spoke > IDLE:
+            doing = "idle"
+        self.ends_of[session.peer.kind, doing] += 1
 
 
 def play(case: Case, seed: int) -> Outcome:

@@ -41,6 +41,7 @@ class Outcome:
     deferred: int
     cpu: float
     failed: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -93,8 +94,8 @@ def listed(
 
 def outcome(
     name: str, seed: int, seconds: float, mails: Sequence[Mail], attackers: int,
-    caught: Mapping[bytes, float], listings: Iterable[Listing], ended: Mapping[str, int],
-    refused: Mapping[tuple[str, str], int], cpu: float,
+    caught: Mapping[bytes, float], listings: Iterable[Listing],
+    ended: Mapping[tuple[str, str], int], refused: Mapping[tuple[str, str], int], cpu: float,
 ) -> Outcome:  # fmt: skip
     """Put it together."""
     during = [mail for mail in mails if 0 <= mail.at < seconds]
@@ -111,19 +112,20 @@ def outcome(
         attackers=attackers,
         listed=len(caught),
         median=median(caught.values()) if caught else None,
-        wronged=sorted(each.peer for each in listings if {*each.kinds} - {"attack"}),
-        ended=sum(count for what, count in ended.items() if what != "attack"),
-        moving=ended.get("moving", 0),
-        ends=ended.get("attack", 0),
+        wronged=[str(each) for each in listings if {*each.kinds} - {"attack"}],
+        ended=sum(count for (kind, _), count in ended.items() if kind != "attack"),
+        moving=sum(count for (_, doing), count in ended.items() if doing == "moving"),
+        ends=sum(count for (kind, _), count in ended.items() if kind == "attack"),
         full=honest["full"],
         deferred=honest["deferred"],
         cpu=cpu,
         failed=dict(Counter(mail.kind for mail in during if not mail.delivered)),
+        lost={" ".join(who): count for who, count in ended.items() if who[0] != "attack"},
     )
 
 
 def line(found: Outcome) -> str:
-    """An outcome in a line."""
+    """An outcome in a line, and one more for each honest peer that was listed."""
     seconds = "never" if found.recovery is None else f"{found.recovery:.1f} s"
     middle = "" if found.median is None else f" @{found.median:.1f}"
     caught = f"{found.listed}/{found.attackers}{middle}"
@@ -131,7 +133,7 @@ def line(found: Outcome) -> str:
         f"{found.case:44} {found.seed:4} {found.share:5.1f} % {seconds:>7}  listed {caught:16}"
         f" honest: listed {len(found.wronged)}, ended {found.ended} ({found.moving} moving),"
         f" full {found.full}, deferred {found.deferred}; {found.cpu:.1f} s"
-    )
+    ) + "".join(f"\n    {each}" for each in found.wronged)
 
 
 def summary(found: Sequence[Outcome]) -> str:
