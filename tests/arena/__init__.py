@@ -12,11 +12,11 @@ kernel is needed. A case is an attack (or several), honest senders and a server;
 whether a change that was made with the other cases holds where nobody looked: never tune a number
 by them, nor read one of them to find out why it fails.
 
-What it can't tell is at the end of this page:
+What it can't tell:
 
 - Loss, reordering and the time that a busy machine or a busy daemon takes: everybody acts on time.
 - Postfix's own defences: its shorter timeouts under stress, its limits of rate and of errors.
-- A socket that is ended in the accept queue stays there until it is accepted; here it leaves the
-  queue at once.
+- An accept queue that is full drops SYNs here, never the last packet of a handshake, as Linux may:
+  that leaves sessions in conntrack which the server doesn't know.
 - TLS and mails are lengths; windows, slow start and segmentation offload aren't there.
 """

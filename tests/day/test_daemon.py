@@ -112,18 +112,19 @@ def test_who_waits_was_not_accepted_and_its_words_are_unread() -> None:
     assert (word.said, word.unread, word.answered) == (20, 20, 0)
 
 
-def test_who_is_ended_in_the_queue_leaves_it_at_once() -> None:
+def test_who_is_ended_in_the_queue_keeps_its_place_until_it_is_accepted() -> None:
     made, engine = world(3.0)
     made.server.slots = 1
-    one, waits = Session(made, Peer("one", PEER)), Session(made, Peer("other", PEER))
-    engine.spares.append(one.row.key)
-    made.start(one.run(silent))
-    made.start(waits.run(silent), 1.0)
-    made.run(2.0)
-    assert [*made.server.waiting] == [waits]
-    made.run(2.0)
-    assert not made.server.waiting
-    assert [*made.server.busy] == [one]
+    one, waits, late = (Session(made, Peer("one", PEER)) for _ in range(3))
+    engine.spares += [one.row.key, late.row.key]
+    for number, session in enumerate((one, waits, late)):
+        made.start(session.run(silent), number * 0.5)
+    made.run(4.0)
+    assert waits.row.key not in made.sessions
+    assert [*made.server.waiting] == [waits, late]
+    made.end([one.row.key])
+    made.run(0.1)
+    assert [*made.server.busy] == [late]
 
 
 def test_a_peer_that_is_put_off_connects_some_seconds_later() -> None:

@@ -73,6 +73,9 @@ class Server:
     greeted = 40  # bytes that it greets with
     backlog = 128  # connections that may wait
     timeout = 300.0  # seconds that it waits for a peer's next word
+    # Whether who is ended in the queue leaves it at once. On Linux (6.18) its socket is there until
+    # it is accepted, and takes a place of the backlog.
+    leaves_queue = False
 
     def __init__(self, world: "World", slots: int) -> None:
         self.slots = slots
@@ -95,8 +98,9 @@ class Server:
         return False
 
     def leave(self, session: "Session") -> None:
-        """Its slot, if it has one, goes to the next; its place in the queue is free at once."""
-        self.waiting.pop(session, None)
+        """The session's slot, if it has one, goes to the next."""
+        if self.leaves_queue:
+            self.waiting.pop(session, None)
         if session not in self.busy:
             return
         del self.busy[session]
@@ -298,7 +302,7 @@ class World:
         seen = self.seen
         seen.pressures[self.server.weather.name].append(self.engine.pressure)
         seen.stressed += TICK * (self.engine.stress > 0)
-        seen.ungreeted = max(seen.ungreeted, len(self.server.waiting))
+        seen.ungreeted = max(seen.ungreeted, sum(s.waits for s in self.server.waiting))
 
     def end(self, keys: Iterable[Any]) -> None:
         """Destroy the server's sockets of these sessions, and forget them in the table."""
