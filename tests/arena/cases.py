@@ -106,7 +106,7 @@ def _servers() -> Iterator[Case]:
     stall, mailhold = _one("stall"), _one("mailhold")
     yield Case("peace")
     for slots, load in ((20, 1.0), (1000, 1.0)):
-        yield Case(f"{slots} slots: peace", slots=slots, load=load)
+        yield Case(f"{slots:,} slots: peace", slots=slots, load=load)
     for case in (_one("hold", "150x1"), trickle, stall, _one("rcpt", "10x5", words=72)):
         yield replace(case, name=f"20 slots: {case.name}", slots=20)
     for case in (
