@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dpsd.core.events import State
+from tests.day.gone import Closed, Ended, Gone
 from tests.day.table import ACK, FIN, PEER, RST, SERVER, SYN
 
 if TYPE_CHECKING:
@@ -16,20 +18,9 @@ if TYPE_CHECKING:
 DELAYED = 0.04  # seconds after which an acknowledgement goes without data to ride on
 SEGMENT = 1400  # bytes of data in a full packet
 SYNS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds until a SYN is sent again
+SYNS_LINEAR = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 16.0)  # the same, from Linux 6.5 on
 RETRIES = 9  # of a FIN that nobody answers, until the server's kernel gives up
 RTO = 0.2  # seconds until the first of them; twice that until the next
-
-
-class Gone(Exception):
-    """The session is over before the peer wanted it to be."""
-
-
-class Ended(Gone):
-    """It was reset."""
-
-
-class Closed(Gone):
-    """The server closed it: said 421, and sent its FIN."""
 
 
 @dataclass(slots=True)
@@ -59,6 +50,8 @@ class Session:
         self.task: Task | None = None  # that acts it
         self.waits = False
         self.lost = False  # its network is gone
+        self.mail_is = ""  # "begun": the server waits for its end; "said": it takes it
+        self.ready_at = 0.0  # when the server has its answer
         self.knocks = False  # connects only to close: it waits for no greeting
         self.ends = world.ends(peer.address, port)
         header = (20 if len(peer.address) == 4 else 40) + (32 if peer.stamps else 20)
@@ -82,32 +75,52 @@ class Session:
                 well = True
             except Closed:
                 self._leave()
-                yield from self._fin_again() if self.lost else self._answer_fin()
+                yield from self._fin_again() if self.lost else self.answers_fin()
         except Gone:
             pass
-        self.waits = False
-        self._leave()
-        del self.world.sessions[self.row.key]
+        self.over()
         return well
+
+    def over(self) -> None:
+        """The server has nothing of it any more."""
+        self._leave()
+        self.world.sessions.pop(self.row.key, None)
 
     # The pieces of a script
 
     def connect(self, patience: float) -> "Acts":
         """Shake hands, and wait for a slot and for the greeting."""
-        for pause in SYNS:  # dropped while the peer is listed, or the server's backlog full
-            if self.world.server.listens() and not self.world.drops(self.peer.address):
+        yield from self.arrive()
+        if not (yield from self.slot(patience)):
+            yield from self._give_up()
+        yield from self.greeting(patience)
+
+    def arrive(self, patience: float = sum(SYNS)) -> "Acts":
+        """Shake hands, when SYNs aren't dropped any more; Ended if that takes too long."""
+        world = self.world
+        for pause in world.syns:
+            why = world.refuses(self.peer.address)
+            if not why:
+                yield from self.handshake()
+                return
+            world.seen.refused[self.peer.kind, why] += 1
+            yield min(pause, patience)
+            patience -= pause
+            if patience <= 0:
                 break
-            yield pause
-        else:
-            raise Ended
-        yield from self.handshake()
-        if not self.world.server.enter(self):
-            self.waits = True
-            yield patience
-            if self not in self.world.server.busy:  # nobody woke us: it takes too long
-                self.waits = False
-                yield from self._give_up()
-            self.waits = False
+        raise Ended
+
+    def slot(self, patience: float) -> "Trying":
+        """Wait for a slot; whether there was one in time."""
+        if self.world.server.enter(self):
+            return True
+        self.waits = True
+        yield patience
+        self.waits = False
+        return self in self.world.server.busy  # unless nobody woke us
+
+    def greeting(self, patience: float) -> "Acts":
+        """Wait for the greeting."""
         greets = self.world.server.greeting()
         if greets > patience:
             yield patience
@@ -145,6 +158,7 @@ class Session:
     def answers(self, words: int = 40, after: float | None = None) -> "Acts":
         """The server answers, when it is ready."""
         pause = self.world.server.pause() if after is None else after
+        self.ready_at = self.world.now + pause
         if pause > DELAYED:
             yield DELAYED
             self._send(SERVER, ACK)
@@ -189,8 +203,11 @@ class Session:
     def mail(self, size: int, rate: float = 1e6, stalls: float = 0.0) -> "Acts":
         """DATA and a mail; rate: bytes a second; stalls: the share of pauses of 20 to 60 s."""
         yield from self.asks(6)
+        self.mail_is = "begun"
         yield from self.upload(size, rate, stalls)
+        self.mail_is = "said"
         yield from self.answers(60, self.world.server.taking())
+        self.mail_is = ""
 
     def upload(self, size: int, rate: float, stalls: float = 0.0) -> "Acts":
         """Say much, at so many bytes a second, with pauses of 20 to 60 s now and then."""
@@ -205,6 +222,17 @@ class Session:
             self._send(SERVER, ACK, 0, -(-packets // 2))
             if stalls and self.world.chance.random() < stalls * step / 4000:
                 yield self.world.chance.uniform(20.0, 60.0)
+
+    def goes_on(self, words: int, after: float) -> "Acts":
+        """Say more after so many seconds, which the server only acknowledges."""
+        yield after
+        packets = -(-words // SEGMENT)
+        self._send(PEER, ACK, words, packets)
+        self._send(SERVER, ACK, 0, -(-packets // 2))
+
+    def acknowledges(self) -> None:
+        """The peer's system acknowledges what the server said."""
+        self._send(PEER, ACK)
 
     def quit(self, manner: str = "wait", answer: int = 15) -> "Acts":
         """Take leave.
@@ -295,6 +323,28 @@ class Session:
         if self.task is not None:
             self.world.wake(self.task, Ended())
 
+    def abandon(self) -> None:
+        """The peer closes it, wherever it is; the server finds out when it comes to it."""
+        self.waits = False
+        self.world.start(self._abandoned())
+
+    def _abandoned(self) -> "Acts":
+        self.task = self.world.current
+        try:
+            if self in self.world.server.busy:
+                self._send(PEER, FIN)
+                yield max(0.0, self.ready_at - self.world.now) + self.world.server.pause()
+                self.hang_up(0)
+                yield self.peer.rtt
+                self._send(PEER, ACK)
+            elif self in self.world.server.waiting:
+                yield from self._give_up()
+            elif self.row.state in (State.SYN_RECV, State.ESTABLISHED):
+                self._send(PEER, RST)
+        except Gone:
+            pass
+        self.over()
+
     def _fin_again(self) -> "Acts":
         """Nobody acknowledges the server's FIN."""
         pause = RTO
@@ -303,7 +353,7 @@ class Session:
             self._send(SERVER, FIN)
             pause *= 2
 
-    def _answer_fin(self) -> "Acts":
+    def answers_fin(self) -> "Acts":
         """What a peer's system does with the server's FIN at once, and the peer some time later."""
         yield self.peer.rtt
         if self.peer.notices:
@@ -324,7 +374,7 @@ class Session:
         yield DELAYED
         self._send(SERVER, ACK)
         if self not in self.world.server.busy:
-            self.world.server.waiting.append(self)
+            self.world.server.waiting[self] = None
             self.waits = True
             while self not in self.world.server.busy:
                 yield 600.0

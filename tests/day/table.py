@@ -57,11 +57,15 @@ _NEXT: dict[tuple[int, int], dict[State, State]] = {
 
 
 class Row:
-    """An entry: a connection as the kernel sees it. header: bytes of IP and TCP in a packet."""
+    """An entry: a connection as the kernel sees it. header: bytes of IP and TCP in a packet.
+
+    Also what the sockets know of it: words: bytes from either side; spoke, by_server: when the last
+    of them came, and whether from the server; answer, answered_at: the server's last, and when.
+    """
 
     __slots__ = (
-        *("by_server", "flags", "header", "key", "late", "octets", "packets"),
-        *("spoke", "state", "status", "until"),
+        *("answer", "answered_at", "by_server", "flags", "header", "key", "late", "octets"),
+        *("packets", "spoke", "state", "status", "until", "words"),
     )
 
     def __init__(self, key: bytes, header: int) -> None:
@@ -72,7 +76,9 @@ class Row:
         self.flags = (USUAL, USUAL)
         self.packets = [0, 0]
         self.octets = [0, 0]
+        self.words = [0, 0]
         self.spoke, self.by_server = 0.0, True
+        self.answer, self.answered_at = 0, 0.0
         self.until = 0.0
         self.late = 0.0
 
@@ -103,7 +109,10 @@ class Table:
         row.packets[side] += packets
         row.octets[side] += words + packets * row.header + (8 if kind == SYN else 0)
         if words:
+            row.words[side] += words
             row.spoke, row.by_server = now, side == SERVER
+            if side == SERVER:
+                row.answer, row.answered_at = words, now
         was = row.state
         state = row.state = _NEXT[side, kind].get(was, was)
         row.until = now + self._forget[state]
@@ -111,6 +120,8 @@ class Table:
             return
         if state == S.ESTABLISHED:
             row.status |= ASSURED
+            if not row.spoke:  # a socket's times begin with the handshake
+                row.spoke, row.by_server = now, False
         elif state == S.FIN_WAIT:
             peer, server = row.flags
             both = (peer | CLOSE_INIT, server), (peer, server | CLOSE_INIT)

@@ -5,8 +5,8 @@ from one seeded chance, so a day can be had again.
 """
 
 import math
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from ipaddress import ip_address, ip_network
@@ -16,20 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from dpsd import assembly
 from dpsd.config import Config
-from dpsd.core.engine import Verdict
-from dpsd.core.events import Endpoints, Event, Key, State
+from dpsd.core.events import Endpoints, Event, State
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.kernel.host import Host
-from tests.day.session import Gone
+from tests.day.daemon import TICK, Daemon
+from tests.day.gone import Gone
+from tests.day.session import SYNS
 from tests.day.table import Table
 
 if TYPE_CHECKING:
     from tests.day.session import Session
 
-TICK = 0.25  # seconds, of the daemon
-DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.2
-SOCKETS_EVERY = 1.0
 BATCH = 0.003  # seconds that events gather
 SERVERS = {4: ip_address("192.0.2.25").packed, 6: ip_address("2001:db8::25").packed}
 
@@ -75,12 +73,15 @@ class Server:
     greeted = 40  # bytes that it greets with
     backlog = 128  # connections that may wait
     timeout = 300.0  # seconds that it waits for a peer's next word
+    # Whether who is ended in the queue leaves it at once. On Linux (6.18) its socket is there until
+    # it is accepted, and takes a place of the backlog.
+    leaves_queue = False
 
     def __init__(self, world: "World", slots: int) -> None:
         self.slots = slots
         self.weather = Weather("calm")
         self.busy: dict[Session, None] = {}
-        self.waiting: deque[Session] = deque()
+        self.waiting: dict[Session, None] = {}
         self._world = world
         self._chance = world.chance
 
@@ -93,20 +94,28 @@ class Server:
         if len(self.busy) < self.slots:
             self.busy[session] = None
             return True
-        self.waiting.append(session)
+        self.waiting[session] = None
         return False
 
     def leave(self, session: "Session") -> None:
         """The session's slot, if it has one, goes to the next."""
+        if self.leaves_queue:
+            self.waiting.pop(session, None)
         if session not in self.busy:
             return
         del self.busy[session]
         while self.waiting:
-            following = self.waiting.popleft()
+            following = next(iter(self.waiting))
+            del self.waiting[following]
             if following.waits and following.task is not None:
                 self.busy[following] = None
                 self._world.wake(following.task)
                 return
+
+    def everybody(self) -> "Iterator[Session]":
+        """Who has a slot, and who waits for one."""
+        yield from self.busy
+        yield from self.waiting
 
     def greeting(self) -> float:
         """Seconds until it greets."""
@@ -152,6 +161,7 @@ class Seen:
     versions: Counter[int] = field(default_factory=Counter)
     stressed: float = 0.0
     ungreeted: int = 0
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)  # SYNs, by kind and why
     pressures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     listings: list[Listing] = field(default_factory=list)
 
@@ -173,15 +183,15 @@ class World:
         hears: Callable[[list[Event]], object] = lambda _: None,
     ) -> None:
         self.enforce = enforce
-        self.sockets = sockets
         self.config = config = config or Config()
-        self._hears = hears
+        self.hears = hears
         self.chance = Random(seed)
         self.now = 1000.0
         self.seen = Seen()
         self.sessions: dict[bytes, Session] = {}
+        self.syns: tuple[float, ...] = SYNS
         self.kinds: dict[bytes, set[str]] = defaultdict(set)
-        self.server = Server(self, 100)
+        self.server = Server(self, config.protect.slots or 100)
         forget = dict.fromkeys(State, 30.0)
         for state in State:
             forget[state] = getattr(config.forget, state.name.lower(), 30.0)
@@ -190,15 +200,17 @@ class World:
         self.engine = assembly.engine(config, Host(), Lists(white))
         ports = frozenset(config.protect.ports)
         self.engine.sessions.protects = lambda _, port: port in ports
-        self._scopes = assembly.scopes(config)
-        self.engine.look(self._scopes)
+        scopes = assembly.scopes(config)
+        self.engine.look(scopes)
+        self.daemon = Daemon(self, self.engine, scopes, sockets, enforce)
         self._began = self.now
         self._heap: list[tuple[float, int, Task, int, Exception | None]] = []
         self._serial = count()
         self.current: Task | None = None
-        self._dumped = self._asked = -math.inf
         self._batch = math.inf
         self._ports: Counter[bytes] = Counter()
+        self._deferred: dict[Network, float] = {}  # until when
+        self._wider: set[Network] = set()  # of them, those that are no peer alone
 
     @property
     def since(self) -> float:
@@ -211,6 +223,23 @@ class World:
             return False
         entry = self.engine.lists.decisive(ip_network(address))
         return entry is not None and entry.list != ListName.WHITE
+
+    def refuses(self, address: bytes) -> str:
+        """Why a SYN from here is dropped: "full", "listed", "deferred", or "" when it isn't."""
+        if not self.server.listens():
+            return "full"
+        if self.drops(address):
+            return "listed"
+        return "deferred" if self._deferred and self._defers(address) else ""
+
+    def _defers(self, address: bytes) -> bool:
+        peer = self.config.peers.size.network(address)
+        if self._deferred.get(peer, 0.0) > self.now:
+            return True
+        return any(self._deferred[each] > self.now for each in self._wider if within(peer, each))
+
+    def ending(self, session: "Session") -> None:
+        """A session is about to be ended; for whoever counts such."""
 
     def start(self, acts: "Acts | Trying", after: float = 0.0) -> None:
         """Let somebody act."""
@@ -230,13 +259,14 @@ class World:
 
     def run(self, seconds: float) -> Seen:
         """Let so much time pass."""
-        self.start(self._daemon())
+        if self.now == self._began:
+            self.start(self.daemon.acts())
         until = self.now + seconds
         heap, told = self._heap, self.table.told
         while heap and heap[0][0] <= until:
             at, _, task, token, problem = heappop(heap)
             if told and at > self._batch:
-                self._feed()
+                self.feed()
             self.now = at
             if token != task.token:
                 continue
@@ -250,7 +280,7 @@ class World:
                     heappush(heap, (at + delay, next(self._serial), task, token, None))
             if told and self._batch == math.inf:
                 self._batch = at + BATCH
-        self._feed()
+        self.feed()
         return self.seen
 
     def _push(self, task: Task, after: float, problem: Exception | None = None) -> None:
@@ -258,81 +288,57 @@ class World:
 
     # dpsd
 
-    def _daemon(self) -> Acts:
-        engine = self.engine
-        while True:
-            self._feed()
-            passed = engine.tick(self.now)
-            self._listed(passed.verdicts)
-            if passed.ended and self.enforce:
-                self.start(self._end(passed.ended), 0.05)
-            every = DUMP_EVERY_HURRY if engine.stress > 0 else DUMP_EVERY
-            if self.now - self._dumped >= every:
-                self._dumped = self.now
-                for scope in self._scopes:
-                    self._tell(self.table.dump(scope, self.now))
-                    self._feed()
-            if self.now - self._asked >= SOCKETS_EVERY:
-                self._asked = self.now
-                engine.heard(self._words(), self.now)
-            self._note()
-            yield TICK
-
-    def _words(self) -> dict[Key, tuple[float, bool]]:
-        """What the server's sockets tell: the last word in each session, and whether its own."""
-        words: dict[Key, tuple[float, bool]] = {}
-        for each in self.server.busy if self.sockets else ():
-            row = each.row
-            ago = self.now - row.spoke - (each.peer.rtt if row.by_server else 0.0)
-            words[row.key] = max(0.0, ago), row.by_server
-        return words
-
-    def _feed(self) -> None:
+    def feed(self) -> None:
+        """Let dpsd take the events that have gathered."""
         told = self.table.told
         self._batch = math.inf
         if told:
             self.seen.events += len(told)
-            self._tell(told)
+            self.daemon.take(told)
             told.clear()
 
-    def _tell(self, events: list[Event]) -> None:
-        self._hears(events)
-        self._listed(self.engine.feed(events, self.now))
-
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Take note of what dpsd feels at a tick."""
         seen = self.seen
         seen.pressures[self.server.weather.name].append(self.engine.pressure)
         seen.stressed += TICK * (self.engine.stress > 0)
         seen.ungreeted = max(seen.ungreeted, sum(s.waits for s in self.server.waiting))
 
-    def _end(self, keys: Sequence[Any]) -> Acts:
+    def end(self, keys: Iterable[Any]) -> None:
+        """Destroy the server's sockets of these sessions, and forget them in the table."""
         for key in keys:
             session = self.sessions.get(key)
             if session is not None:
                 self.seen.ended[session.peer.kind] += 1
+                self.ending(session)
                 session.end()
             self.table.delete(key)
-        yield 0.0
 
-    def _listed(self, verdicts: list[Verdict]) -> None:
-        for verdict in verdicts:
-            size = self.config.peers.size
-            network = verdict.entry.peer
+    def defer(self, network: Network, seconds: float) -> None:
+        """Drop this network's new connections for so long; open sessions go on."""
+        self._deferred[network] = self.now + seconds
+        if not self.config.peers.size.is_peer(network):
+            self._wider.add(network)
+
+    def listed(self, entry: Entry) -> None:
+        """Somebody is listed."""
+        size, network = self.config.peers.size, entry.peer
+        if size.is_peer(network):
+            kinds = set(self.kinds.get(size.key(network.network_address.packed), ()))
+        else:
             kinds = {
                 kind
                 for key, kinds in self.kinds.items()
                 if within(size.network_of_key(key), network)
                 for kind in kinds
             }
-            self.seen.listings.append(
-                Listing(
-                    self.since,
-                    self.server.weather.name,
-                    self.engine.stress,
-                    size.text(network),
-                    sorted(kinds),
-                    verdict.entry.reason,
-                )
+        self.seen.listings.append(
+            Listing(
+                self.since,
+                self.server.weather.name,
+                self.engine.stress,
+                size.text(network),
+                sorted(kinds),
+                entry.reason,
             )
-            if self.enforce:
-                self.start(self._end(verdict.sessions), 0.05)
+        )
