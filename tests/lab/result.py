@@ -62,6 +62,18 @@ class Mail:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """An honest sender's session that was reset, or closed without a word, by somebody else."""
+
+    at: float
+    """When the sender saw it: seconds since the attack began."""
+    kind: str
+    source: str
+    stage: str
+    """As `smtp.Cut` has it: `start`, `mail` or `idle`."""
+
+
+@dataclass(frozen=True)
 class Result:
     """A labelled run. Times are seconds since the attack began."""
 
@@ -81,6 +93,7 @@ class Result:
     """What a mail may take beyond what its sender needs, in seconds, and still be prompt."""
     transcripts: dict[str, str] = field(default_factory=dict)
     """Command lines and what they printed at the end."""
+    cuts: Sequence[Cut] = ()
 
     @property
     def attempted(self) -> int:
@@ -106,6 +119,16 @@ class Result:
         """By how much the latest twentieth of honest senders were late at least, in seconds."""
         late = sorted(mail.late for mail in self.mails)
         return late[int(0.95 * (len(late) - 1))] if late else 0.0
+
+    @property
+    def cut(self) -> int:
+        """Honest sessions that were cut since the attack began."""
+        return sum(cut.at >= 0 for cut in self.cuts)
+
+    @property
+    def torn(self) -> int:
+        """Those of them that were cut in the middle of a mail."""
+        return sum(cut.at >= 0 and cut.stage == "mail" for cut in self.cuts)
 
     def by_kind(self) -> dict[str, tuple[int, int]]:
         """Kind of sender to (delivered, attempted) during the attack."""
