@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tests.lab.connection import Connection
 
 _TCP_REPAIR = 19
-_BYTE_EVERY = 0.06
+_BYTE_EVERY = 0.01
 """Seconds between two bytes of `helobyte`'s HELO: each is a packet of its own."""
 _HELLO = bytes.fromhex("16030100f8010000f40303") + b"\x5a" * 9
 """The first 20 bytes of a TLS ClientHello of 253."""
