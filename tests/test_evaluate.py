@@ -98,7 +98,7 @@ def test_a_rotating_source_takes_addresses_that_are_nobody_elses() -> None:
 def test_every_kind_of_honest_sender_has_mail_and_the_load_stays_what_it_was() -> None:
     mails = plan("world", 1, 36, home=True) + plan("mail", 1, 36)
     assert {mail.kind for mail in mails} == set(KINDS)
-    assert 9 < len(mails) / 36 < 13
+    assert 10 < len(mails) / 36 < 15
     few = [plan("world", seed, 36, 0.3, home=True) + plan("mail", seed, 36, 0.3) for seed in (1, 2)]
     assert {mail.kind for each in few for mail in each} == set(KINDS)
     assert all(2.5 < len(each) / 36 < 4.5 for each in few)
@@ -140,6 +140,19 @@ def test_an_outcome_counts_what_was_due_during_the_attack() -> None:
     assert (found.start, found.due_by_second) == (-1, [1, 1, 1])
     assert found.delivered_by_second == [1, 1, 0]
     assert (found.cut, found.torn) == (3, 1)
+
+
+def test_under_attacks_on_465_only_the_mail_to_it_counts() -> None:
+    mails = [
+        Mail(at, kind, "192.0.2.1", kind == "single", 0.1, "")
+        for at in (-0.5, 0.5)
+        for kind in ("single", "home")
+    ]
+    result = Result("", 2.0, mails, [], frozenset(), {}, judged=frozenset({"home"}))
+    found = outcome(Cell("dpsd", "tlshold", 1), result, "")
+    assert (found.due, found.delivered) == (1, 0)
+    assert (found.due_by_second, found.delivered_by_second) == ([1, 1, 0], [0, 0, 0])
+    assert found.kinds == {"home": [0, 1], "single": [1, 1]}
 
 
 def test_a_line_of_results_is_read_back_and_a_later_one_replaces_it(tmp_path: Path) -> None:

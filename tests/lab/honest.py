@@ -65,7 +65,7 @@ KINDS = {
     "greylisted": Kind(patience=12, retry=3),
     "slow": Kind(size=90_000, rate=15_000, patience=14),
     "office": Kind(port=587, size=30_000, reuse=3),
-    "home": Kind(port=465, size=30_000, reuse=3, tls=True),
+    "home": Kind(port=465, size=30_000, tls=True),
     "probe": Kind(size=0),
     "check": Kind(size=0, quits=False),
     "outbound": Kind(reuse=5),
@@ -134,8 +134,8 @@ def _bursts(seconds: float, load: float) -> Iterator[Mail]:
 
 
 def _home(chance: random.Random, seconds: float, load: float) -> Iterator[Mail]:
-    for number, at in enumerate(_arrivals(chance, 1.0 * load, seconds)):
-        index = 25_000 + number % _some(8, load)
+    for number, at in enumerate(_arrivals(chance, 2.0 * load, seconds)):
+        index = 25_000 + number % _some(16, load)
         six = number % 2 == 1
         yield Mail(at, "home", source6(HONEST6, index) if six else source4(HONEST4, index))
 

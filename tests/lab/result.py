@@ -94,16 +94,27 @@ class Result:
     transcripts: dict[str, str] = field(default_factory=dict)
     """Command lines and what they printed at the end."""
     cuts: Sequence[Cut] = ()
+    judged: frozenset[str] = frozenset()
+    """The kinds of sender whose mail says how the attack went, when it isn't all."""
+
+    @property
+    def counted(self) -> list[Mail]:
+        """The honest mails that say how the attack went, those of the peace before included."""
+        return [
+            mail
+            for mail in self.mails
+            if mail.at < self.seconds and (not self.judged or mail.kind in self.judged)
+        ]
 
     @property
     def attempted(self) -> int:
         """Honest mails that were due during the attack."""
-        return sum(0 <= mail.at < self.seconds for mail in self.mails)
+        return sum(mail.at >= 0 for mail in self.counted)
 
     @property
     def delivered(self) -> int:
         """Those of them that were delivered."""
-        return sum(mail.delivered for mail in self.mails if 0 <= mail.at < self.seconds)
+        return sum(mail.delivered for mail in self.counted if mail.at >= 0)
 
     @property
     def share(self) -> float:
@@ -144,12 +155,13 @@ class Result:
         From then on, in every window of 3 s, at least 90 % of the peaceful share of mails is
         delivered promptly.
         """
-        before = [mail.prompt(self.prompt) for mail in self.mails if mail.at < 0]
+        counted = self.counted
+        before = [mail.prompt(self.prompt) for mail in counted if mail.at < 0]
         need = _GOOD * (sum(before) / len(before) if before else 1.0)
         recovered: float | None = None
         at = self.seconds - _WINDOW
         while at >= 0:
-            due = (mail for mail in self.mails if at <= mail.at < at + _WINDOW)
+            due = (mail for mail in counted if at <= mail.at < at + _WINDOW)
             window = [mail.prompt(self.prompt) for mail in due]
             if window and sum(window) < need * len(window):
                 break

@@ -61,7 +61,7 @@ class Trial:
     load: float = 1.0
     """The share of the usual honest senders that there are: fewer slots serve fewer of them."""
     home: bool = False
-    """Whether there are submission clients on port 465 as well."""
+    """Whether there are submission clients on port 465 as well; then only their mail counts."""
 
 
 Watch = Callable[[Sample, int, int], None]
@@ -214,6 +214,7 @@ class _Run:
             over,
             self._trial.prompt,
             cuts=list(self._cuts()),
+            judged=frozenset({"home"} if self._trial.home else ()),
         )
         if self._daemon is not None:
             asked = [["list"], ["status"]]

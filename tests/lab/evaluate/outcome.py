@@ -66,7 +66,7 @@ class Outcome:
 
 def outcome(cell: Cell, result: Result, machine: str) -> Outcome:
     """What is kept of a run."""
-    counted = [mail for mail in result.mails if mail.at < result.seconds]
+    counted = result.counted
     due = Counter(int(mail.at // 1) for mail in counted)
     done = Counter(int(mail.at // 1) for mail in counted if mail.delivered)
     held = {int(s.at // 1): s.held for s in reversed(result.samples)}
