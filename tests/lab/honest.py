@@ -104,8 +104,7 @@ def _inbound(chance: random.Random, seconds: float, load: float) -> Iterator[Mai
         yield Mail(at, "big", source4(HONEST4, 20_000), number % _some(6, load))
     for number, at in enumerate(_arrivals(chance, 0.5 * load, seconds)):
         yield Mail(at, "bulk", source6(HONEST6, 20_001), number % _some(2, load))
-    # each lane every 10 s or so
-    for number, at in enumerate(_arrivals(chance, 0.4 * load, seconds)):
+    for number, at in enumerate(_arrivals(chance, 0.4 * load, seconds)):  # 10 s a lane or so
         yield Mail(at, "caching", source4(HONEST4, 20_002), number % _some(4, load))
     for number, at in enumerate(_arrivals(chance, 0.3 * load, seconds)):
         yield Mail(at, "greylisted", source4(HONEST4, 24_000 + number))

@@ -24,7 +24,7 @@ class Case:
     slots: int = 100
     load: float = 1.0
     home: bool = False
-    """Of the trial."""
+    """`slots`, `load` and `home` are the trial's."""
     peace: str = "peace"
     """The case without an attack, of the same senders, with which it is compared."""
 
