@@ -111,7 +111,11 @@ def load(path: Path) -> dict[str, Outcome]:
 
 def line(each: Outcome) -> str:
     """An outcome as a line of the results' file."""
-    return json.dumps(asdict(each), separators=(",", ":")) + "\n"
+    fields = asdict(each)
+    for name in ("cut", "torn"):  # not counted: not there
+        if fields[name] is None:
+            del fields[name]
+    return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
 @dataclass(frozen=True)
