@@ -1,7 +1,7 @@
 # make venv    .venv on the system's Python and Debian's packages; .venv/bin/dpsd is the command
 # make test    everything that tests: ruff, mypy, unit, property, replay and real-kernel tests
 # make demo    the main job on real input, before and after, in namespaces of its own
-# make evaluate  every attack against every defence in the lab, for docs/evaluation.md: 90 minutes
+# make evaluate  every attack against every defence in the lab, for docs/evaluation.md: 6 hours
 # make bench   the speed of it, side by side with conntrack(8) and pyroute2
 # make deb     the Debian package, built in a clean tree: dist/dpsd_*.deb
 # make test-package   builds and tries it on Debian 12 and 13; takes ten minutes

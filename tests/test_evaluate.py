@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Network
@@ -14,8 +15,8 @@ import pytest
 from tests.lab.agents import Attack
 from tests.lab.defences import DEFENCES
 from tests.lab.evaluate import page, pictures
-from tests.lab.evaluate.__main__ import PAGE, RESULTS
-from tests.lab.evaluate.matrix import ATTACKS, Cell, cells, compared
+from tests.lab.evaluate.__main__ import BEFORE, PAGE, RESULTS
+from tests.lab.evaluate.matrix import ATTACKS, Cell, cells, compared, trial
 from tests.lab.evaluate.outcome import (
     Outcome,
     Spread,
@@ -28,7 +29,7 @@ from tests.lab.evaluate.outcome import (
 from tests.lab.honest import KINDS, plan
 from tests.lab.net import ATTACK4, ATTACK6, MAIL6, Net
 from tests.lab.postfix import Postfix
-from tests.lab.result import Mail, Result
+from tests.lab.result import Cut, Mail, Result
 from tests.lab.trial import run
 
 
@@ -54,8 +55,8 @@ def test_dpsd_goes_through_every_round_of_every_attack() -> None:
 @pytest.mark.parametrize("defence", DEFENCES)
 def test_every_defence_is_tried_against_every_attack(defence: str) -> None:
     assert [cell.attack for cell in cells([f"{defence}/*/1"])] == [*ATTACKS]
-    light = [name for name, case in ATTACKS.items() if not case.heavy]
-    assert [cell.attack for cell in cells(["fail2ban/*/2"])] == light
+    twice = [name for name, case in ATTACKS.items() if case.others > 1]
+    assert [cell.attack for cell in cells(["fail2ban/*/2"])] == twice
     assert not cells(["fail2ban/*/3"])
 
 
@@ -64,6 +65,16 @@ def test_what_runs_are_compared_with_has_their_rounds() -> None:
         Cell("none", "peace", 2),
         Cell("none", "peace", 3),
     ]
+
+
+def test_what_a_run_is_compared_with_has_the_same_senders_and_no_attack() -> None:
+    for cell in cells():
+        mine, its = (trial(each, peace=6, seconds=30) for each in (cell, cell.peace))
+        assert its.attacks == ()
+        assert (its.slots, its.load, its.home, its.seed) == (
+            *(mine.slots, mine.load, mine.home),
+            mine.seed,
+        )
 
 
 def test_attacks_at_the_same_time_share_no_source() -> None:
@@ -86,9 +97,22 @@ def test_a_rotating_source_takes_addresses_that_are_nobody_elses() -> None:
 
 
 def test_every_kind_of_honest_sender_has_mail_and_the_load_stays_what_it_was() -> None:
-    mails = plan("world", 1, 36) + plan("mail", 1, 36)
+    mails = plan("world", 1, 36, home=True) + plan("mail", 1, 36)
     assert {mail.kind for mail in mails} == set(KINDS)
-    assert 9 < len(mails) / 36 < 13
+    assert 10 < len(mails) / 36 < 15
+    few = [plan("world", seed, 36, 0.3, home=True) + plan("mail", seed, 36, 0.3) for seed in (1, 2)]
+    assert {mail.kind for each in few for mail in each} == set(KINDS)
+    assert all(2.5 < len(each) / 36 < 4.5 for each in few)
+
+
+def test_the_plan_is_that_of_the_committed_runs() -> None:
+    for each in load(RESULTS).values():
+        if each.cell == each.cell.peace:
+            made = trial(each.cell, peace=-each.start, seconds=each.seconds)
+            span = (each.round, made.peace + made.seconds, made.load)
+            mails = plan("world", *span, made.home) + plan("mail", *span)
+            due = Counter(mail.kind for mail in mails if mail.at >= made.peace)
+            assert due == {kind: count for kind, (_, count) in each.kinds.items()}, each.cell.key
 
 
 def test_an_outcome_counts_what_was_due_during_the_attack() -> None:
@@ -105,6 +129,10 @@ def test_an_outcome_counts_what_was_due_during_the_attack() -> None:
         frozenset({"198.51.100.1", "198.51.100.2"}),
         {"198.51.100.1": 1.25, "198.51.100.2": 9.5, "192.0.2.3": 9.5},
         over=9.0,
+        cuts=[
+            Cut(at, "single", "192.0.2.1", stage)
+            for at, stage in ((-0.1, "mail"), (0.1, "start"), (0.2, "mail"), (0.3, "idle"))
+        ],
     )
     found = outcome(Cell("fail2ban", "hold", 1), result, "")
     assert (found.due, found.delivered) == (2, 1)
@@ -113,6 +141,20 @@ def test_an_outcome_counts_what_was_due_during_the_attack() -> None:
     assert found.wronged == {"192.0.2.3": "office: banned"}
     assert (found.start, found.due_by_second) == (-1, [1, 1, 1])
     assert found.delivered_by_second == [1, 1, 0]
+    assert (found.cut, found.torn) == (3, 1)
+
+
+def test_under_attacks_on_465_only_the_mail_to_it_counts() -> None:
+    mails = [
+        Mail(at, kind, "192.0.2.1", kind == "single", 0.1, "")
+        for at in (-0.5, 0.5)
+        for kind in ("single", "home")
+    ]
+    result = Result("", 2.0, mails, [], frozenset(), {}, judged=frozenset({"home"}))
+    found = outcome(Cell("dpsd", "tlshold", 1), result, "")
+    assert (found.due, found.delivered) == (1, 0)
+    assert (found.due_by_second, found.delivered_by_second) == ([1, 1, 0], [0, 0, 0])
+    assert found.kinds == {"home": [0, 1], "single": [1, 1]}
 
 
 def test_a_line_of_results_is_read_back_and_a_later_one_replaces_it(tmp_path: Path) -> None:
@@ -155,13 +197,31 @@ def test_a_starved_run_is_marked() -> None:
 def test_only_the_made_parts_of_the_page_change() -> None:
     said = summaries(keyed(made("none/peace/1", 10), made("dpsd/hold/1", 9)))
     before = "By hand\n<!-- made: details -->\nstale\n<!-- end -->\nas well\n"
-    after = page.render(before, said)
+    after = page.render(before, said, {})
     assert after.startswith("By hand\n")
     assert after.endswith("as well\n")
     assert "stale" not in after
-    row = "| hold: HELO, then silence | 1 | 90 % | 2.0 s | 50 % | 2.0 s | 0 |"
+    row = "| hold: HELO, then silence | 1 | 90 % | 2.0 s | 50 % | 2.0 s | 0 | - |"
     assert row in after.splitlines()
-    assert page.render(after, said) == after
+    assert page.render(after, said, {}) == after
+
+
+def test_before_and_after_stand_beside_each_other() -> None:
+    peace = made("none/peace/1", 10)
+    before = summaries(keyed(peace, made("dpsd/hold/1", 3, recovery=None)))
+    now = summaries(
+        keyed(
+            peace,
+            made("dpsd/hold/1", 9, cut=5, torn=1),
+            made("dpsd/hold/2", 9),  # its peace isn't there
+            made("dpsd/rcpt/1", 10, cut=0, torn=0),
+        )
+    )
+    assert page.changes(before, now).splitlines()[2:] == [
+        "| hold: HELO, then silence | 30 % → 90 % | never → 2.0 s | 50 % → 50 % | 0 → 0 |"
+        " - → 5 (1) |",
+        "| rcpt: a recipient a second | - → 100 % | - → 2.0 s | - → 50 % | - → 0 | - → 0 (0) |",
+    ]
 
 
 def test_whoever_was_wronged_is_named_with_the_reason() -> None:
@@ -174,7 +234,7 @@ def test_whoever_was_wronged_is_named_with_the_reason() -> None:
 
 def test_the_committed_page_is_made_of_the_committed_results() -> None:
     text = PAGE.read_text("utf-8")
-    assert page.render(text, summaries(load(RESULTS))) == text
+    assert page.render(text, summaries(load(RESULTS)), summaries(load(BEFORE))) == text
 
 
 def test_pictures_are_drawn_from_what_there_is(tmp_path: Path) -> None:

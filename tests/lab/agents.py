@@ -10,35 +10,51 @@ import asyncio
 import contextlib
 import itertools
 import random
-import socket
-import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 
-from tests.lab import synflood
+from tests.lab import payers, shapes, synflood
+from tests.lab.connection import Connection
 from tests.lab.limits import many_files
-from tests.lab.net import (
-    ATTACK4,
-    ATTACK6,
-    MAIL4,
-    MAIL6,
-    SILENT4,
-    SILENT6,
-    Namespace,
-    source4,
-    source6,
-)
+from tests.lab.net import ATTACK4, ATTACK6, SILENT4, SILENT6, Namespace, source4, source6
 from tests.lab.records import Records
+from tests.lab.shapes import Shape, Visit
 
-_BIND_ADDRESS_NO_PORT = 24  # pick the port at connect: 64k sessions a source, not a host
-_TCP_REPAIR = 19
-_CONNECT_PATIENCE = 3.0
-_GREETING_PATIENCE = 5.0
 _PAUSE = 1.0
 """Seconds between a session's end and its successor: determined, but not a flood."""
+
+STAYING: dict[str, Shape] = {
+    "hold": shapes.hold,
+    "silent": shapes.silent,
+    "noop": shapes.noop,
+    "drip": shapes.drip,
+    "slowdata": shapes.slowdata,
+    "stall": shapes.stall,
+    "helobyte": shapes.helobyte,
+    "halfclose": shapes.halfclose,
+    "shut": shapes.shut,
+    "linger": shapes.linger,
+    "vanish": shapes.vanish,
+    "trickle": payers.trickle,
+    "rcpt": payers.rcpt,
+    "mailhold": payers.mailhold,
+    "slowmails": payers.slowmails,
+    "shift": payers.shift,
+}
+BUYING: dict[str, Shape] = {"bought": payers.bought, "buymail": payers.buymail}
+"""These begin with the peace before the attack."""
+TLS: dict[str, Shape] = {
+    "hello": shapes.hello,
+    "mute465": shapes.silent,
+    "tlshold": shapes.tlshold,
+}
+"""These are for port 465, where TLS begins at once and the client speaks first."""
+PASSING: dict[str, Shape] = {"churn": shapes.churn, "reset": shapes.reset}
+SHAPES = STAYING | BUYING | TLS | PASSING
+KINDS = (*SHAPES, "synflood")
 
 
 @dataclass(frozen=True)
@@ -52,9 +68,15 @@ class Attack:
     seconds: float = 30.0
     family: str = "4"
     """`4`, `6`, or `46`: sources of both in turn."""
-    port: int = 25
+    port: int = 0
+    """0: 465 for the kinds of TLS, 25 for all others."""
     rate: float = 3000.0
-    """Most sessions (or forged SYNs) a second altogether, for the kinds that don't stay."""
+    """Most sessions (or forged SYNs) a second altogether, for the kinds that don't stay, and for
+    those that buy, as long as they do."""
+    pay: float = 100.0
+    """Bytes of mail a second that a session of `trickle` gives."""
+    buy: float = 8.0
+    """For how long the kinds that buy go on to do so under attack."""
     first: int = 0
     """Number of the first source, so that attacks at the same time don't share them."""
     within: int = 0
@@ -62,6 +84,11 @@ class Attack:
     rotate: int = 0
     """Addresses of a source, which takes the next one after each session; 0: it has but one."""
     seed: int = 1
+
+    @property
+    def target(self) -> int:
+        """The server's port."""
+        return self.port or (465 if self.kind in TLS else 25)
 
     def addresses(self) -> list[str]:
         """Its sources; every one is a peer of its own (in IPv6: another /64)."""
@@ -96,173 +123,6 @@ class Attack:
         )
 
 
-class Connection:
-    """One attacking session, on a socket whose every option can be abused."""
-
-    def __init__(self, source: str) -> None:
-        family = socket.AF_INET6 if ":" in source else socket.AF_INET
-        self._host = str(MAIL6 if ":" in source else MAIL4)
-        self._loop = asyncio.get_running_loop()
-        self.socket = socket.socket(family, socket.SOCK_STREAM)
-        self.socket.setblocking(False)
-        self.socket.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
-        self.socket.bind((source, 0))
-
-    async def connect(self, port: int) -> None:
-        async with asyncio.timeout(_CONNECT_PATIENCE):
-            await self._loop.sock_connect(self.socket, (self._host, port))
-
-    async def say(self, text: bytes) -> None:
-        await self._loop.sock_sendall(self.socket, text)
-
-    async def heard(self) -> None:
-        """Wait for the end of what the server says, as a client that obeys the protocol."""
-        said = b""
-        while not said.endswith(b"\n") or said.splitlines()[-1][3:4] == b"-":
-            part = await self._loop.sock_recv(self.socket, 4096)
-            if not part:
-                raise ConnectionError
-            said += part
-
-    async def greeted(self) -> None:
-        """Wait for the greeting, but not for ever: the server's queue may have lost the session."""
-        async with asyncio.timeout(_GREETING_PATIENCE):
-            await self.heard()
-
-    async def hello(self) -> None:
-        await self.greeted()
-        await self.say(b"HELO agent\r\n")
-
-    async def until_cut(self, limit: float) -> None:
-        """Swallow what comes until the server ends the session, at most `limit` seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit):
-                while await self._loop.sock_recv(self.socket, 4096):
-                    pass
-
-
-Shape = Callable[[Connection, random.Random, float], Awaitable[None]]
-"""What a session does once connected; the number is the seconds that are left of the attack."""
-
-
-async def _hold(session: Connection, _chance: random.Random, left: float) -> None:
-    """The paper's agent: a greeting, then nothing."""
-    await session.hello()
-    await session.until_cut(left)
-
-
-async def _silent(session: Connection, _chance: random.Random, left: float) -> None:
-    """Connects and never says a word."""
-    await session.until_cut(left)
-
-
-async def _noop(session: Connection, chance: random.Random, left: float) -> None:
-    """Speaks every few seconds, gets nowhere."""
-    await session.hello()
-    await _repeat(session, b"NOOP\r\n", chance, 8.0, left)
-
-
-async def _drip(session: Connection, chance: random.Random, left: float) -> None:
-    """A command that never ends, a byte now and then."""
-    await session.greeted()
-    await session.say(b"HELO ")
-    await _repeat(session, b"a", chance, 3.0, left)
-
-
-async def _slowdata(session: Connection, chance: random.Random, left: float) -> None:
-    """Begins a mail as anybody would, and then takes for ever to say what is in it."""
-    await _data(session)
-    await _repeat(session, b"slow\r\n", chance, 2.0, left)
-
-
-async def _stall(session: Connection, _chance: random.Random, left: float) -> None:
-    """Says much of a mail, and never the rest."""
-    await _data(session)
-    await session.heard()
-    await session.say(b"Received: from somewhere by somewhere else\r\n" * 50)
-    await session.until_cut(left)
-
-
-async def _data(session: Connection) -> None:
-    await session.hello()
-    for line in (b"MAIL FROM:<a@agent>", b"RCPT TO:<user@example.test>", b"DATA"):
-        await session.heard()
-        await session.say(line + b"\r\n")
-
-
-async def _repeat(
-    session: Connection, text: bytes, chance: random.Random, every: float, left: float
-) -> None:
-    async def speak() -> None:
-        while True:
-            await asyncio.sleep(every * chance.uniform(0.7, 1.3))
-            await session.say(text)
-
-    speaking = asyncio.create_task(speak())
-    listening = asyncio.create_task(session.until_cut(left))
-    both = (speaking, listening)
-    try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    finally:  # also when the attack is called off
-        for task in both:
-            task.cancel()
-        results = await asyncio.gather(*both, return_exceptions=True)
-    for result in results:
-        if isinstance(result, OSError):
-            raise result
-
-
-async def _churn(_session: Connection, _chance: random.Random, _left: float) -> None:
-    """Comes and goes, as often as it can."""
-
-
-async def _reset(session: Connection, _chance: random.Random, _left: float) -> None:
-    """Goes with a reset."""
-    session.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-async def _halfclose(session: Connection, chance: random.Random, left: float) -> None:
-    """Closes its half and stays, or lets the server close and never answers its FIN."""
-    await (_shut if chance.random() < 0.5 else _linger)(session, chance, left)
-
-
-async def _shut(session: Connection, _chance: random.Random, left: float) -> None:
-    """Closes its half and stays."""
-    await session.hello()
-    session.socket.shutdown(socket.SHUT_WR)
-    await session.until_cut(min(left, 20.0))
-
-
-async def _linger(session: Connection, _chance: random.Random, left: float) -> None:
-    """Lets the server close and never answers its FIN."""
-    await session.hello()
-    await session.say(b"QUIT\r\n")
-    await asyncio.sleep(min(left, 20.0))
-
-
-async def _vanish(session: Connection, _chance: random.Random, _left: float) -> None:
-    """Says good-bye and is gone before the last ACK; `world` sends no reset for it."""
-    await session.say(b"HELO agent\r\nQUIT\r\n")
-    session.socket.shutdown(socket.SHUT_WR)
-    session.socket.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)  # so that close says nothing
-
-
-STAYING: dict[str, Shape] = {
-    "hold": _hold,
-    "silent": _silent,
-    "noop": _noop,
-    "drip": _drip,
-    "slowdata": _slowdata,
-    "stall": _stall,
-    "halfclose": _halfclose,
-    "shut": _shut,
-    "linger": _linger,
-    "vanish": _vanish,
-}
-PASSING: dict[str, Shape] = {"churn": _churn, "reset": _reset}
-KINDS = (*STAYING, *PASSING, "synflood")
-
-
 class Throttle:
     """Lets through at most `rate` a second, evenly."""
 
@@ -270,66 +130,85 @@ class Throttle:
         self._step = 1 / rate
         self._next = 0.0
 
-    async def turn(self) -> None:
+    async def turn(self, until: float = inf) -> None:
+        """Wait for one's turn, but not beyond `until` (monotonic time)."""
         now = time.monotonic()
         self._next = max(self._next, now - 0.1) + self._step  # catches up no more than 0.1 s
         if self._next > now:
-            await asyncio.sleep(self._next - now)
+            await asyncio.sleep(max(0.0, min(self._next, until) - now))
 
 
 async def run(attack: Attack, start: float, records: Records) -> None:
     """Carry the attack out from `start` (Unix time) on."""
     await asyncio.sleep(max(0.0, start - time.time()))
-    end = time.monotonic() + attack.seconds
-    throttle = Throttle(attack.rate) if attack.kind in PASSING else None
+    attackers = _Attackers(attack, time.monotonic(), records)
     async with asyncio.TaskGroup() as tasks:
         for source in range(attack.sources):
             for number in range(attack.sessions):
-                place = _slot(attack, source, number, throttle=throttle, end=end, records=records)
-                tasks.create_task(place)
+                tasks.create_task(attackers.place(source, number))
 
 
-async def _slot(
-    attack: Attack,
-    source: int,
-    number: int,
-    *,
-    throttle: Throttle | None,
-    end: float,
-    records: Records,
-) -> None:
-    """One of a source's places for a session: one after another until the end."""
-    shape = (STAYING | PASSING)[attack.kind]
-    chance = random.Random(f"{attack.seed}/{attack.address(source)}/{number}")
-    visits = itertools.count()
-    while (left := end - time.monotonic()) > 0:
-        if throttle is not None:
-            await throttle.turn()
+class _Attackers:
+    """All places of an attack: each has one session after another until the end."""
+
+    def __init__(self, attack: Attack, began: float, records: Records) -> None:
+        self._attack = attack
+        self._shape = SHAPES[attack.kind]
+        self._end = began + attack.seconds
+        self._throttle = Throttle(attack.rate)
+        self._throttled = began  # until then, by monotonic time
+        if attack.kind in PASSING:
+            self._throttled = inf
+        elif attack.kind in BUYING:
+            self._throttled += attack.buy
+        self._records = records
+
+    async def place(self, source: int, number: int) -> None:
+        """One of a source's places for a session."""
+        attack = self._attack
+        chance = random.Random(f"{attack.seed}/{attack.address(source)}/{number}")
+        cuts = 0
+        for turn in itertools.count():
+            hurried = time.monotonic() < self._throttled
+            if hurried:
+                await self._throttle.turn(self._throttled)
+            now = time.monotonic()
+            if now >= self._end:
+                return
+            visit = Visit(chance, self._end - now, attack.pay, now < self._throttled, cuts)
+            how = await self._session(attack.address(source, number, turn), visit)
+            cuts += how in {"ended", "cut"}
+            if not hurried or how != "ended":
+                left = max(0.0, self._end - time.monotonic())
+                await asyncio.sleep(min(_PAUSE * chance.uniform(0.5, 1.5), left))
+
+    async def _session(self, address: str, visit: Visit) -> str:
+        """Have one session, and write down how it ended; that is returned."""
         began, opened, how = time.time(), None, "ended"
-        address = attack.address(source, number, next(visits))
         session = Connection(address)
+        end = asyncio.timeout(visit.left)
         try:
-            await session.connect(attack.port)
-            opened = time.time()
-            await shape(session, chance, left)
-        except TimeoutError:
-            how = "timeout"  # of connecting, or waiting for the greeting
+            async with end:
+                await session.connect(self._attack.target)
+                opened = time.time()
+                await self._shape(session, visit)
+        except TimeoutError:  # of connecting, or waiting for the greeting, or the attack is over
+            how = "ended" if end.expired() else "timeout"
         except OSError as error:
             how = "refused" if opened is None else "cut"
             if not isinstance(error, ConnectionError):
                 how = error.strerror or how
         finally:  # also when the attack is called off
             session.socket.close()
-            records.write(
-                kind=attack.kind,
+            self._records.write(
+                kind=self._attack.kind,
                 source=address,
                 began=began,
                 opened=opened,
                 closed=time.time(),
                 how=how,
             )
-        if throttle is None or opened is None:
-            await asyncio.sleep(min(_PAUSE * chance.uniform(0.5, 1.5), max(0.0, left)))
+        return how
 
 
 def _arguments() -> argparse.Namespace:
@@ -352,7 +231,7 @@ def main() -> None:
         if attack.kind == "synflood":
             synflood.run(
                 attack.addresses(),
-                attack.port,
+                attack.target,
                 start=start,
                 seconds=attack.seconds,
                 rate=attack.rate,

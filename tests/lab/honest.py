@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.lab import smtp
+from tests.lab import smtp, tls
 from tests.lab.limits import many_files
 from tests.lab.net import HONEST4, HONEST6, MAIL4, MAIL6, source4, source6
 from tests.lab.records import Records
@@ -49,6 +50,8 @@ class Kind:
     """Seconds after which it comes again when it is greylisted; None: it never is."""
     quits: bool = True
     """Whether it says QUIT before it closes."""
+    tls: bool = False
+    """Whether TLS begins with the session."""
 
 
 KINDS = {
@@ -62,6 +65,7 @@ KINDS = {
     "greylisted": Kind(patience=12, retry=3),
     "slow": Kind(size=90_000, rate=15_000, patience=14),
     "office": Kind(port=587, size=30_000, reuse=3),
+    "home": Kind(port=465, size=30_000, tls=True),
     "probe": Kind(size=0),
     "check": Kind(size=0, quits=False),
     "outbound": Kind(reuse=5),
@@ -78,51 +82,70 @@ class Mail:
     lane: int = 0
 
 
-def plan(role: str, seed: int, seconds: float) -> list[Mail]:
-    """Every mail of a run, in order of time: about 10 a second from `world`, 1 from `mail`."""
+def plan(role: str, seed: int, seconds: float, load: float = 1.0, home: bool = False) -> list[Mail]:
+    """Every mail of a run, in order of time: about 10 a second from `world`, 1 from `mail`.
+
+    `load` thins all kinds, and has them use so many fewer sessions, for a server with fewer slots;
+    `home` adds the submission clients on port 465.
+    """
     chance = random.Random(f"{seed}/{role}")
-    kinds = _outbound(chance, seconds) if role == "mail" else _inbound(chance, seconds)
-    return sorted(kinds)
+    if role == "mail":
+        return sorted(_outbound(chance, seconds, load))
+    mails = [*_inbound(chance, seconds, load), *_bursts(seconds, load)]
+    return sorted([*mails, *_home(chance, seconds, load)] if home else mails)
 
 
-def _inbound(chance: random.Random, seconds: float) -> Iterator[Mail]:
-    for number, at in enumerate(_arrivals(chance, 2.5, seconds)):
+def _inbound(chance: random.Random, seconds: float, load: float) -> Iterator[Mail]:
+    for number, at in enumerate(_arrivals(chance, 2.5 * load, seconds)):
         six = chance.random() < 0.4
         source = source6(HONEST6, number) if six else source4(HONEST4, number)
         yield Mail(at, "single", source)
-    for number, at in enumerate(_arrivals(chance, 1.5, seconds)):
-        yield Mail(at, "big", source4(HONEST4, 20_000), number % 6)
-    for number, at in enumerate(_arrivals(chance, 0.5, seconds)):
-        yield Mail(at, "bulk", source6(HONEST6, 20_001), number % 2)
-    for number, at in enumerate(_arrivals(chance, 0.4, seconds)):  # each lane every 10 s or so
-        yield Mail(at, "caching", source4(HONEST4, 20_002), number % 4)
-    for number, at in enumerate(_arrivals(chance, 0.3, seconds)):
+    for number, at in enumerate(_arrivals(chance, 1.5 * load, seconds)):
+        yield Mail(at, "big", source4(HONEST4, 20_000), number % _some(6, load))
+    for number, at in enumerate(_arrivals(chance, 0.5 * load, seconds)):
+        yield Mail(at, "bulk", source6(HONEST6, 20_001), number % _some(2, load))
+    for number, at in enumerate(_arrivals(chance, 0.4 * load, seconds)):  # 10 s a lane or so
+        yield Mail(at, "caching", source4(HONEST4, 20_002), number % _some(4, load))
+    for number, at in enumerate(_arrivals(chance, 0.3 * load, seconds)):
         yield Mail(at, "greylisted", source4(HONEST4, 24_000 + number))
-    for number, at in enumerate(_arrivals(chance, 0.1, seconds)):
+    for number, at in enumerate(_arrivals(chance, 0.1 * load, seconds)):
         six = number % 2 == 1
         index = 21_000 + number
         yield Mail(at, "slow", source6(HONEST6, index) if six else source4(HONEST4, index))
-    for number, at in enumerate(_arrivals(chance, 1.0, seconds)):
-        yield Mail(at, "office", source4(HONEST4, 22_000), number % 20)
-    yield from _bursts(seconds)
-    for number in range(int(seconds)):
-        yield Mail(number + 0.5, "probe", source4(HONEST4, 23_000))
-    for at in _arrivals(chance, 0.2, seconds):
+    for number, at in enumerate(_arrivals(chance, 1.0 * load, seconds)):
+        yield Mail(at, "office", source4(HONEST4, 22_000), number % _some(20, load))
+    for number in range(int(seconds * load)):
+        yield Mail(number / load + 0.5, "probe", source4(HONEST4, 23_000))
+    for at in _arrivals(chance, 0.2 * load, seconds):
         yield Mail(at, "check", source4(HONEST4, 23_001))
 
 
-def _bursts(seconds: float) -> Iterator[Mail]:
-    for number in range(30):  # halfway, each on a session of its own
-        yield Mail(seconds / 2 + number * 0.1, "newsletter", source6(HONEST6, 20_000), number)
-    for number in range(50):  # all at once, each on a session of its own
+def _bursts(seconds: float, load: float) -> Iterator[Mail]:
+    for number in range(_some(30, load)):  # halfway, each on a session of its own
+        at = seconds / 2 + number * 0.1 / load
+        yield Mail(at, "newsletter", source6(HONEST6, 20_000), number)
+    for number in range(_some(50, load)):  # all at once, each on a session of its own
         yield Mail(seconds / 3, "parallel", source4(HONEST4, 20_003), number)
-    for number in range(8 * int(seconds / 12)):
-        at = 4 + 12 * (number // 8) + 0.1 * (number % 8)
+    burst = _some(8, load)
+    for number in range(burst * int(seconds / 12)):
+        at = 4 + 12 * (number // burst) + 0.1 * (number % burst)
         yield Mail(at, "list", source6(HONEST6, 20_002), number % 2)
 
 
-def _outbound(chance: random.Random, seconds: float) -> Iterator[Mail]:
-    for number, at in enumerate(_arrivals(chance, 1.0, seconds)):
+def _home(chance: random.Random, seconds: float, load: float) -> Iterator[Mail]:
+    for number, at in enumerate(_arrivals(chance, 2.0 * load, seconds)):
+        index = 25_000 + number % _some(16, load)
+        six = number % 2 == 1
+        yield Mail(at, "home", source6(HONEST6, index) if six else source4(HONEST4, index))
+
+
+def _some(count: int, load: float) -> int:
+    """So many of `count`, at least one."""
+    return max(1, round(count * load))
+
+
+def _outbound(chance: random.Random, seconds: float, load: float) -> Iterator[Mail]:
+    for number, at in enumerate(_arrivals(chance, 1.0 * load, seconds)):
         yield Mail(at, "outbound", str(MAIL4), number % 2)
 
 
@@ -137,10 +160,12 @@ def _arrivals(chance: random.Random, rate: float, seconds: float) -> Iterator[fl
 class Lane:
     """Sends its mails one after another, over one session as long as that is allowed."""
 
-    def __init__(self, kind: Kind, host: str, source: str) -> None:
+    def __init__(self, kind: Kind, host: str, source: str, told: Callable[[str], None]) -> None:
+        """`told` hears of each session that somebody else ended, and at which stage of it."""
         self._kind = kind
         self._host = host
         self._source = source
+        self._told = told
         self._turn = asyncio.Lock()
         self._session: smtp.Session | None = None
         self._sent = 0
@@ -155,15 +180,22 @@ class Lane:
             used = self._session is not None
             try:
                 try:
-                    await self._deliver()
+                    await self._try()
                 except (OSError, smtp.SmtpError):
                     if not used:
                         raise
                     self._drop()  # a kept session had ended meanwhile: MTAs take a fresh one
-                    await self._deliver()
+                    await self._try()
             except BaseException:
                 self._drop()
                 raise
+
+    async def _try(self) -> None:
+        try:
+            await self._deliver()
+        except smtp.Cut as cut:
+            self._told(cut.stage)
+            raise
 
     async def _deliver(self) -> None:
         kind = self._kind
@@ -181,7 +213,8 @@ class Lane:
         await (session.quit() if kind.quits else session.close())
 
     async def _open(self) -> smtp.Session:
-        session = await smtp.Session.open(self._host, self._kind.port, self._source)
+        context = tls.context() if self._kind.tls else None
+        session = await smtp.Session.open(self._host, self._kind.port, self._source, context)
         self._sent = 0
         if self._kind.size:
             try:
@@ -219,7 +252,10 @@ class Lane:
         if session is not None:
             with contextlib.suppress(OSError, smtp.SmtpError, TimeoutError):
                 async with asyncio.timeout(1):
-                    await session.quit()
+                    try:
+                        await session.quit()
+                    except smtp.Cut as cut:
+                        self._told(cut.stage)
 
 
 async def send(mails: list[Mail], start: float, records: Records) -> None:
@@ -230,7 +266,8 @@ async def send(mails: list[Mail], start: float, records: Records) -> None:
             await asyncio.sleep(max(0.0, start + mail.at - time.time()))
             key = (mail.kind, mail.source, mail.lane)
             if key not in lanes:
-                lanes[key] = Lane(KINDS[mail.kind], _host(mail), mail.source)
+                told = partial(_record_cut, records, mail.kind, mail.source)
+                lanes[key] = Lane(KINDS[mail.kind], _host(mail), mail.source, told)
             tasks.create_task(_attempt(mail, start, lanes[key], records))
     await asyncio.gather(*(lane.close() for lane in lanes.values()))
 
@@ -257,6 +294,10 @@ async def _attempt(mail: Mail, start: float, lane: Lane, records: Records) -> No
     )
 
 
+def _record_cut(records: Records, kind: str, source: str, stage: str) -> None:
+    records.write(time=time.time(), kind=kind, source=source, cut=stage)
+
+
 def _host(mail: Mail) -> str:
     if mail.kind == "outbound":
         return SINK4
@@ -268,9 +309,9 @@ async def _sink() -> None:
         await server.serve_forever()
 
 
-async def _send(role: str, start: float, seconds: float, seed: int, path: Path) -> None:
+async def _send(mails: list[Mail], start: float, path: Path) -> None:
     with Records(path) as records:
-        await send(plan(role, seed, seconds), start, records)
+        await send(mails, start, records)
 
 
 def main() -> None:
@@ -279,6 +320,8 @@ def main() -> None:
     parser.add_argument("--start", type=float, default=time.time())
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--load", type=float, default=1.0)
+    parser.add_argument("--home", action="store_true")
     parser.add_argument("--records", type=Path)
     given = parser.parse_args()
     many_files()
@@ -286,7 +329,8 @@ def main() -> None:
         if given.role == "sink":
             asyncio.run(_sink())
         else:
-            asyncio.run(_send(given.role, given.start, given.seconds, given.seed, given.records))
+            mails = plan(given.role, given.seed, given.seconds, given.load, given.home)
+            asyncio.run(_send(mails, given.start, given.records))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ _MAIN = {
     "smtpd_relay_restrictions": "reject_unauth_destination",
     "smtpd_recipient_restrictions": "check_recipient_access inline:{"
     f"{{greylisted@{DOMAIN} = 450 4.2.0 Greylisted, try again}}}}",
-    "smtpd_tls_security_level": "none",
+    "smtpd_tls_security_level": "may",
+    "smtpd_tls_cert_file": "/etc/postfix/cert.pem",
+    "smtpd_tls_key_file": "/etc/postfix/key.pem",
     "smtputf8_enable": "no",
     "biff": "no",
 }
@@ -45,6 +47,8 @@ SMTPD = "smtp inet n - n - - smtpd"
 """How port 25 is served when nothing is in front: a line of master.cf."""
 _MASTER = """
 submission inet  n - n - -    smtpd
+submissions inet n - n - -    smtpd -o smtpd_tls_wrappermode=yes
+tlsmgr     unix  - - n 1000? 1 tlsmgr
 pickup     unix  n - n 60 1   pickup
 cleanup    unix  n - n - 0    cleanup
 qmgr       unix  n - n 300 1  qmgr
@@ -65,12 +69,20 @@ postlog    unix-dgram n - n - 1 postlogd
 """
 
 
+# Debian's package "ssl-cert", which Postfix depends on, makes one of the same kind, on other names.
+_CERTIFICATE = (
+    *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN=mail.{DOMAIN}"),
+    *("-keyout", "/etc/postfix/key.pem", "-out", "/etc/postfix/cert.pem"),
+)
+
+
 class PostfixError(RuntimeError):
     """Postfix couldn't be started; the message says why."""
 
 
 class Postfix:
-    """Postfix on ports 25 and 587 of a namespace; a context manager that starts and stops it."""
+    """Postfix on ports 25, 465 (TLS) and 587 of a namespace; a context manager that starts and
+    stops it."""
 
     def __init__(self, space: Namespace, port25: Iterable[str] = (SMTPD,), /, **main: str) -> None:
         """`port25`: the lines of master.cf that serve port 25.
@@ -105,6 +117,7 @@ class Postfix:
             self.root.write("etc/postfix/main.cf", settings)
             self.root.write("etc/postfix/master.cf", self.master)
             self.root.write("etc/hosts", f"127.0.0.1 localhost\n{MAIL4} mail.{DOMAIN}\n")
+            self.space.run(*self.root.command(*_CERTIFICATE))
             # `postfix start` returns when the master listens
             done = self.space.run(*self.root.command("postfix", "start"), check=False)
             if done.returncode != 0:

@@ -62,6 +62,18 @@ class Mail:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """An honest sender's session that was reset, or closed without a word, by somebody else."""
+
+    at: float
+    """When the sender saw it: seconds since the attack began."""
+    kind: str
+    source: str
+    stage: str
+    """As `smtp.Cut` has it: `start`, `mail` or `idle`."""
+
+
+@dataclass(frozen=True)
 class Result:
     """A labelled run. Times are seconds since the attack began."""
 
@@ -81,16 +93,28 @@ class Result:
     """What a mail may take beyond what its sender needs, in seconds, and still be prompt."""
     transcripts: dict[str, str] = field(default_factory=dict)
     """Command lines and what they printed at the end."""
+    cuts: Sequence[Cut] = ()
+    judged: frozenset[str] = frozenset()
+    """The kinds of sender whose mail says how the attack went, when it isn't all."""
+
+    @property
+    def counted(self) -> list[Mail]:
+        """The honest mails that say how the attack went, those of the peace before included."""
+        return [
+            mail
+            for mail in self.mails
+            if mail.at < self.seconds and (not self.judged or mail.kind in self.judged)
+        ]
 
     @property
     def attempted(self) -> int:
         """Honest mails that were due during the attack."""
-        return sum(0 <= mail.at < self.seconds for mail in self.mails)
+        return sum(mail.at >= 0 for mail in self.counted)
 
     @property
     def delivered(self) -> int:
         """Those of them that were delivered."""
-        return sum(mail.delivered for mail in self.mails if 0 <= mail.at < self.seconds)
+        return sum(mail.delivered for mail in self.counted if mail.at >= 0)
 
     @property
     def share(self) -> float:
@@ -107,6 +131,16 @@ class Result:
         late = sorted(mail.late for mail in self.mails)
         return late[int(0.95 * (len(late) - 1))] if late else 0.0
 
+    @property
+    def cut(self) -> int:
+        """Honest sessions that were cut since the attack began."""
+        return sum(cut.at >= 0 for cut in self.cuts)
+
+    @property
+    def torn(self) -> int:
+        """Those of them that were cut in the middle of a mail."""
+        return sum(cut.at >= 0 and cut.stage == "mail" for cut in self.cuts)
+
     def by_kind(self) -> dict[str, tuple[int, int]]:
         """Kind of sender to (delivered, attempted) during the attack."""
         during = [mail for mail in self.mails if 0 <= mail.at < self.seconds]
@@ -121,12 +155,13 @@ class Result:
         From then on, in every window of 3 s, at least 90 % of the peaceful share of mails is
         delivered promptly.
         """
-        before = [mail.prompt(self.prompt) for mail in self.mails if mail.at < 0]
+        counted = self.counted
+        before = [mail.prompt(self.prompt) for mail in counted if mail.at < 0]
         need = _GOOD * (sum(before) / len(before) if before else 1.0)
         recovered: float | None = None
         at = self.seconds - _WINDOW
         while at >= 0:
-            due = (mail for mail in self.mails if at <= mail.at < at + _WINDOW)
+            due = (mail for mail in counted if at <= mail.at < at + _WINDOW)
             window = [mail.prompt(self.prompt) for mail in due]
             if window and sum(window) < need * len(window):
                 break

@@ -2,13 +2,26 @@
 
 import asyncio
 import contextlib
+import ssl
+from collections.abc import Iterator
 from typing import Self
 
 _LINE = b"x" * 76 + b"\r\n"
+_GOODBYE = 2.0
+"""Seconds within which TLS has to be closed, else the connection is."""
 
 
 class SmtpError(Exception):
     """The server said no, or nothing that makes sense."""
+
+
+class Cut(SmtpError):
+    """An open session was reset, or closed without a word."""
+
+    def __init__(self, stage: str, message: str = "closed by the server") -> None:
+        super().__init__(message)
+        self.stage = stage
+        """`start` (before EHLO was answered), `mail` (until the mail was accepted) or `idle`."""
 
 
 class Session:
@@ -17,21 +30,40 @@ class Session:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._stage = "start"
 
     @classmethod
-    async def open(cls, host: str, port: int, source: str) -> Self:
-        """Connect and read the greeting."""
-        reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0))
-        session = cls(reader, writer)
+    async def open(
+        cls, host: str, port: int, source: str, tls: ssl.SSLContext | None = None
+    ) -> Self:
+        """Connect and read the greeting. With `tls` that begins before the greeting."""
+        local = (source, 0)
+        if tls is None:
+            streams = await asyncio.open_connection(host, port, local_addr=local)
+        else:
+            try:
+                streams = await asyncio.open_connection(
+                    host,
+                    port,
+                    local_addr=local,
+                    ssl=tls,
+                    server_hostname="",
+                    ssl_shutdown_timeout=_GOODBYE,
+                )
+            except (ConnectionResetError, ConnectionAbortedError) as error:
+                raise Cut("start", str(error)) from error
+        session = cls(*streams)
         try:
-            await session._expect("220")
+            with session._at("start"):
+                await session._expect("220")
         except BaseException:
             session.abort()
             raise
         return session
 
     async def hello(self) -> None:
-        await self._say("EHLO client.example.net", "250")
+        with self._at("start"):
+            await self._say("EHLO client.example.net", "250")
 
     async def mail(
         self, recipient: str, size: int, rate: float | None = None, *, pipelining: bool = False
@@ -40,6 +72,13 @@ class Session:
 
         With `pipelining` the envelope goes out in one piece (RFC 2920).
         """
+        if self._reader.exception() is not None or self._reader.at_eof():
+            raise Cut("idle")  # before this mail
+        with self._at("mail"):
+            await self._envelope(recipient, pipelining)
+            await self._content(size, rate)
+
+    async def _envelope(self, recipient: str, pipelining: bool) -> None:
         envelope = (
             ("MAIL FROM:<sender@example.net>", "250"),
             (f"RCPT TO:<{recipient}>", "250"),
@@ -52,6 +91,8 @@ class Session:
         else:
             for line, expected in envelope:
                 await self._say(line, expected)
+
+    async def _content(self, size: int, rate: float | None) -> None:
         self._writer.write(b"From: sender@example.net\r\nSubject: lab\r\n\r\n")
         lines = max(1, size // len(_LINE))
         step = lines if rate is None else max(1, int(rate / 2 / len(_LINE)))
@@ -64,12 +105,14 @@ class Session:
 
     async def refused(self, recipient: str) -> None:
         """Offer a mail that the server answers with a reply that says: later."""
-        await self._say("MAIL FROM:<sender@example.net>", "250")
-        await self._say(f"RCPT TO:<{recipient}>", "4")
+        with self._at("mail"):
+            await self._say("MAIL FROM:<sender@example.net>", "250")
+            await self._say(f"RCPT TO:<{recipient}>", "4")
 
     async def quit(self) -> None:
         try:
-            await self._say("QUIT", "221")
+            with self._at("idle"):
+                await self._say("QUIT", "221")
         finally:
             await self.close()
 
@@ -81,6 +124,15 @@ class Session:
     def abort(self) -> None:
         self._writer.transport.abort()
 
+    @contextlib.contextmanager
+    def _at(self, stage: str) -> Iterator[None]:
+        """Tell the end of the session by somebody else as a cut in `stage`."""
+        self._stage = stage
+        try:
+            yield
+        except ConnectionError as error:
+            raise Cut(stage, str(error)) from error
+
     async def _say(self, line: str, expected: str) -> None:
         self._writer.write(line.encode("ascii") + b"\r\n")
         await self._expect(expected)
@@ -89,7 +141,7 @@ class Session:
         while True:
             line = (await self._reader.readline()).decode("ascii", "replace").rstrip()
             if not line:
-                raise SmtpError("closed by the server")
+                raise Cut(self._stage)
             if line[3:4] != "-":
                 break
         if not line.startswith(expected):

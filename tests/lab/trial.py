@@ -8,19 +8,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
 from tests.lab import private
-from tests.lab.agents import Attack
+from tests.lab.agents import BUYING, Attack
 from tests.lab.dpsd import Dpsd, Section
 from tests.lab.fail2ban import Fail2ban
 from tests.lab.honest import KINDS
 from tests.lab.net import HONEST4, HONEST6, Namespace, Net
 from tests.lab.postfix import SMTPD, Postfix
 from tests.lab.records import read
-from tests.lab.result import Mail, Result, Sample, listed
+from tests.lab.result import Cut, Mail, Result, Sample, listed
 
 _TICK = 0.5
 _READY = 1.5
@@ -37,7 +37,8 @@ class Trial:
 
     label: str
     attacks: tuple[Attack, ...] = ()
-    """Their `seconds` are set by `run`: they last as long as any honest mail is on its way."""
+    """Their `seconds` are set by `run`: they last as long as any honest mail is on its way. Those
+    that buy begin with the peace."""
     peace: float = 6.0
     """Of honest mail alone, before the attack."""
     seconds: float = 30.0
@@ -55,6 +56,12 @@ class Trial:
     """How long a mail may wait and still be prompt."""
     fail2ban: bool = False
     """Whether fail2ban reads Postfix's log, to compare with."""
+    slots: int = 100
+    """Postfix's processes for each port, and what dpsd is told of them."""
+    load: float = 1.0
+    """The share of the usual honest senders that there are: fewer slots serve fewer of them."""
+    home: bool = False
+    """Whether there are submission clients on port 465 as well; then only their mail counts."""
 
 
 Watch = Callable[[Sample, int, int], None]
@@ -72,10 +79,12 @@ def run(trial: Trial, watch: Watch | None = None, prefix: str = "") -> Result:
         net = stack.enter_context(Net(prefix))
         if trial.rules:
             net.mail.run("nft", "-f", "-", stdin=trial.rules)
-        postfix = stack.enter_context(Postfix(net.mail, trial.port25, **trial.postfix))
+        main = {"default_process_limit": str(trial.slots)} | {**trial.postfix}
+        postfix = stack.enter_context(Postfix(net.mail, trial.port25, **main))
         daemon = jail = None
         if trial.dpsd is not None:
-            daemon = Dpsd(net.mail, directory / "dpsd", **trial.dpsd)
+            protect = {"slots": trial.slots, **trial.dpsd.get("protect", {})}
+            daemon = Dpsd(net.mail, directory / "dpsd", **{**trial.dpsd, "protect": protect})
             stack.enter_context(daemon)
         if trial.fail2ban:
             jail = stack.enter_context(Fail2ban(net.mail, postfix.root))
@@ -135,14 +144,19 @@ class _Run:
                 f"--start={self._first}",
                 f"--seconds={trial.peace + trial.seconds}",
                 f"--seed={trial.seed}",
+                f"--load={trial.load}",
                 f"--records={path}",
+                *(["--home"] if trial.home else []),
             )
 
     def _agents(self) -> Iterator[list[str]]:
         trial = self._trial
         for attack, path in zip(trial.attacks, self._attacks, strict=True):
-            lasting = Attack(**{**vars(attack), "seconds": trial.seconds + _PATIENCE})
-            yield lasting.command(self._net.world, self._start, path)
+            ahead = trial.peace if attack.kind in BUYING else 0.0
+            lasting = replace(
+                attack, seconds=ahead + trial.seconds + _PATIENCE, buy=ahead + attack.buy
+            )
+            yield lasting.command(self._net.world, self._start - ahead, path)
 
     def _samples(
         self, honest: list[subprocess.Popen[bytes]], watch: Watch | None
@@ -172,8 +186,15 @@ class _Run:
 
     def _mails(self) -> Iterator[Mail]:
         for record in itertools.chain(*map(read, self._honest)):
-            at = record.pop("time") - self._start
-            yield Mail(at=at, **record)
+            if "cut" not in record:
+                at = record.pop("time") - self._start
+                yield Mail(at=at, **record)
+
+    def _cuts(self) -> Iterator[Cut]:
+        for record in itertools.chain(*map(read, self._honest)):
+            if "cut" in record:
+                at = record["time"] - self._start
+                yield Cut(at, record["kind"], record["source"], record["cut"])
 
     def _result(self, samples: list[Sample], over: float) -> Result:
         opened = (r["source"] for path in self._attacks for r in read(path) if r["opened"])
@@ -192,6 +213,8 @@ class _Run:
             found,
             over,
             self._trial.prompt,
+            cuts=list(self._cuts()),
+            judged=frozenset({"home"} if self._trial.home else ()),
         )
         if self._daemon is not None:
             asked = [["list"], ["status"]]

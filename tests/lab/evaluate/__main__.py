@@ -16,8 +16,7 @@ from queue import SimpleQueue
 from threading import Lock
 
 from tests.lab import private
-from tests.lab.defences import DEFENCES
-from tests.lab.evaluate.matrix import ATTACKS, ROUNDS, Cell, cells, compared
+from tests.lab.evaluate.matrix import ATTACKS, ROUNDS, Cell, cells, compared, trial
 from tests.lab.evaluate.outcome import Outcome, compact, line, load, outcome, summaries
 from tests.lab.root import RootError
 from tests.lab.trial import Trial, run
@@ -25,6 +24,8 @@ from tests.lab.trial import Trial, run
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "evaluation.md"
 RESULTS = ROOT / "docs" / "evaluation" / "results.jsonl"
+BEFORE = ROOT / "docs" / "evaluation" / "before.jsonl"
+"""The results of the version before."""
 SCRATCH = ROOT / "build" / "evaluation"
 _QUICK = ("none/hold/1", "dpsd/hold/1", "dpsd/churn/1", "dpsd/distributed/1")
 
@@ -69,9 +70,7 @@ class Evaluation:
         prefix = prefixes.get()
         began = time.monotonic()
         try:
-            case = ATTACKS[cell.attack]
-            trial = DEFENCES[cell.defence].trial(case.attacks, cell.round, **self._times)
-            made = outcome(cell, run(trial, prefix=prefix), self._machine)
+            made = outcome(cell, run(trial(cell, **self._times), prefix=prefix), self._machine)
         except Exception as error:  # noqa: BLE001 - one failed run doesn't end an hour's work
             with self._lock:
                 self._failed.append(cell.key)
@@ -108,6 +107,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of dpsd, on every attack")
     parser.add_argument("--jobs", type=int, default=1, help="light runs at a time")
     parser.add_argument("--again", action="store_true", help="make finished runs anew as well")
+    parser.add_argument(
+        "--before", action="store_true", help="results are those of the version before"
+    )
     parser.add_argument("--quick", action="store_true", help="a few short runs, into build/")
     parser.add_argument("--render", action="store_true", help="no runs, only page and pictures")
     return parser.parse_args()
@@ -131,8 +133,9 @@ def main() -> int:
     """Make the missing runs, keep their results, write page and pictures; 1 when a run failed."""
     given = _arguments()
     private.enter()
-    path = SCRATCH / "results.jsonl" if given.quick else RESULTS
+    path = BEFORE if given.before else RESULTS
     if given.quick:
+        path = SCRATCH / "results.jsonl"
         path.unlink(missing_ok=True)
     wanted = _wanted(given, path)
     times = (
@@ -147,13 +150,14 @@ def main() -> int:
         compact(load(path), cells(rounds=max(given.rounds, ROUNDS)), path)
     from tests.lab.evaluate import page, pictures  # noqa: PLC0415 - runs need no matplotlib
 
-    said = summaries(load(path))
+    said = summaries(load(path if given.quick else RESULTS))
     where = SCRATCH if given.quick else PAGE.parent / "evaluation"
     pictures.draw(said, where)
     if given.quick:
         print(page.tables(said))
     else:
-        PAGE.write_text(page.render(PAGE.read_text("utf-8"), said), encoding="utf-8")
+        text = page.render(PAGE.read_text("utf-8"), said, summaries(load(BEFORE)))
+        PAGE.write_text(text, encoding="utf-8")
         print(f"Written: {PAGE}")
     if failed:
         print(f"Failed: {' '.join(failed)}", file=sys.stderr)

@@ -48,6 +48,10 @@ class Outcome:
     late: float
     """By how much the latest twentieth of honest senders began late, at least."""
     machine: str = ""
+    cut: int | None = None
+    """Honest sessions that were reset or closed by somebody else, and of them those in the middle
+    of a mail; None: a run from before these were counted."""
+    torn: int | None = None
 
     @property
     def cell(self) -> Cell:
@@ -62,7 +66,7 @@ class Outcome:
 
 def outcome(cell: Cell, result: Result, machine: str) -> Outcome:
     """What is kept of a run."""
-    counted = [mail for mail in result.mails if mail.at < result.seconds]
+    counted = result.counted
     due = Counter(int(mail.at // 1) for mail in counted)
     done = Counter(int(mail.at // 1) for mail in counted if mail.delivered)
     held = {int(s.at // 1): s.held for s in reversed(result.samples)}
@@ -90,6 +94,8 @@ def outcome(cell: Cell, result: Result, machine: str) -> Outcome:
         [held.get(second, 0) for second in span],
         result.lateness,
         machine,
+        result.cut,
+        result.torn,
     )
 
 
@@ -105,7 +111,11 @@ def load(path: Path) -> dict[str, Outcome]:
 
 def line(each: Outcome) -> str:
     """An outcome as a line of the results' file."""
-    return json.dumps(asdict(each), separators=(",", ":")) + "\n"
+    fields = asdict(each)
+    for name in ("cut", "torn"):  # not counted: not there
+        if fields[name] is None:
+            del fields[name]
+    return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
 @dataclass(frozen=True)
@@ -138,6 +148,10 @@ class Summary:
     """Median seconds until an attacker was listed, over all rounds; infinite when none was."""
     wronged: int
     """Honest peers listed, all rounds together."""
+    cut: Spread | None
+    """Honest sessions that were cut in a round, and of them those in the middle of a mail; None:
+    not counted."""
+    torn: Spread | None
     starved: bool
     """Whether the machine was too busy in any round."""
     runs: list[Outcome] = field(repr=False)
@@ -147,10 +161,10 @@ def summaries(outcomes: Mapping[str, Outcome]) -> dict[tuple[str, str], Summary]
     """(defence, attack) to what its rounds say. Runs without their peace are left out."""
     rounds: dict[tuple[str, str], list[Outcome]] = {}
     for each in sorted(outcomes.values(), key=lambda each: each.round):
-        if f"none/peace/{each.round}" in outcomes:
+        if each.cell.peace.key in outcomes:
             rounds.setdefault((each.defence, each.attack), []).append(each)
     return {
-        key: _summary(runs, [outcomes[f"none/peace/{run.round}"] for run in runs])
+        key: _summary(runs, [outcomes[run.cell.peace.key] for run in runs])
         for key, runs in rounds.items()
     }
 
@@ -166,9 +180,16 @@ def _summary(runs: list[Outcome], peace: Iterable[Outcome]) -> Summary:
         Spread.of([_part(len(run.listings), run.attackers) for run in runs]),
         median(times) if times else inf,
         sum(len(run.wronged) for run in runs),
+        _counted([run.cut for run in runs]),
+        _counted([run.torn for run in runs]),
         any(run.starved for run in runs),
         runs,
     )
+
+
+def _counted(values: Iterable[int | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return Spread.of(known) if known else None
 
 
 def _part(part: int, whole: int) -> float:

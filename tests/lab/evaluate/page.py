@@ -13,17 +13,38 @@ Summaries = Mapping[tuple[str, str], Summary]
 
 _MADE = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _NOT_TRIED = ""
-_HEAD = ("honest mail delivered", "recovery", "attackers listed", "after", "honest peers listed")
+_HEAD = (
+    *("honest mail delivered", "recovery", "attackers listed", "after", "honest peers listed"),
+    "honest sessions cut",
+)
 
 
-def render(page: str, said: Summaries) -> str:
-    """The page with every made part made anew. KeyError: the page names an unknown part."""
-    return _MADE.sub(lambda part: f"{part[1]}{PARTS[part[2]](said)}\n{part[3]}", page)
+def render(page: str, said: Summaries, before: Summaries) -> str:
+    """The page with every made part made anew; `before`: what the version before has to say.
+
+    KeyError: the page names an unknown part.
+    """
+    parts = PARTS | {"before": lambda now: changes(before, now)}
+    return _MADE.sub(lambda part: f"{part[1]}{parts[part[2]](said)}\n{part[3]}", page)
 
 
 def tables(said: Summaries) -> str:
     """All parts below each other, for a terminal."""
     return "\n\n".join(part(said) for part in PARTS.values())
+
+
+def changes(before: Summaries, now: Summaries) -> str:
+    """Attack by attack what dpsd did before and does now, with an arrow between."""
+    cells = (_share, _recovery, _listed, _wronged, _cut)
+    return _table(
+        ("attack", "honest mail", "recovery", "attackers listed", "honest listed", "honest cut"),
+        (
+            [case.title, *(f"{_or(old, cell)} → {_or(new, cell)}" for cell in cells)]
+            for attack, case in ATTACKS.items()
+            for old, new in [[said.get((DPSD.name, attack)) for said in (before, now)]]
+            if old is not None or new is not None
+        ),
+    )
 
 
 def machines(said: Summaries) -> str:
@@ -133,30 +154,54 @@ def _reason(why: str) -> str:
 
 def _measures(summary: Summary) -> list[str]:
     lists = DEFENCES[summary.defence].lists
-    attacked = any(run.attackers for run in summary.runs)
     return [
         _share(summary, span=True),
-        _spread(summary.recovery, "{:.1f} s") if ATTACKS[summary.attack].attacks else "-",
-        _spread(summary.listed, "{:.0%}") if lists and attacked else "-",
+        _recovery(summary, span=True),
+        _listed(summary, span=True),
         _seconds(summary.listing, "{:.1f} s") if lists and summary.listed.most else "-",
-        str(summary.wronged) if lists else "-",
+        _wronged(summary),
+        _cut(summary),
     ]
+
+
+def _recovery(summary: Summary, *, span: bool = False) -> str:
+    if not ATTACKS[summary.attack].attacks:
+        return "-"
+    return _spread(summary.recovery, "{:.1f} s", span=span)
+
+
+def _listed(summary: Summary, *, span: bool = False) -> str:
+    if not DEFENCES[summary.defence].lists or not any(run.attackers for run in summary.runs):
+        return "-"
+    return _spread(summary.listed, "{:.0%}", span=span)
+
+
+def _wronged(summary: Summary) -> str:
+    return str(summary.wronged) if DEFENCES[summary.defence].lists else "-"
+
+
+def _or(summary: Summary | None, cell: Callable[[Summary], str]) -> str:
+    return "-" if summary is None else cell(summary)
+
+
+def _cut(summary: Summary) -> str:
+    """Honest sessions that were cut, and in brackets those in the middle of a mail."""
+    if summary.cut is None or summary.torn is None:
+        return "-"
+    return f"{summary.cut.middle:.0f} ({summary.torn.middle:.0f})"
 
 
 def _share(summary: Summary | None, *, span: bool = False) -> str:
     if summary is None:
         return _NOT_TRIED
-    mark = "\\*" if summary.starved else ""
-    return (
-        _spread(summary.share, "{:.0%}") if span else _seconds(summary.share.middle, "{:.0%}")
-    ) + mark
+    return _spread(summary.share, "{:.0%}", span=span) + ("\\*" if summary.starved else "")
 
 
-def _spread(spread: Spread, form: str) -> str:
+def _spread(spread: Spread, form: str, *, span: bool) -> str:
     middle, least, most = (
         _seconds(value, form) for value in (spread.middle, spread.least, spread.most)
     )
-    return middle if least == most else f"{middle} ({least} to {most})"
+    return f"{middle} ({least} to {most})" if span and least != most else middle
 
 
 def _seconds(value: float, form: str) -> str:
