@@ -20,6 +20,7 @@ from dpsd.daemon.adoption import adoptable
 from dpsd.daemon.bailiff import Bailiff
 from dpsd.daemon.claim import Claim
 from dpsd.daemon.clock import Clock
+from dpsd.daemon.endings import Endings
 from dpsd.daemon.guard import AGAIN, Guard
 from dpsd.daemon.keeper import Keeper, News
 from dpsd.daemon.leaks import MINUTE, Leaks
@@ -57,11 +58,18 @@ class Daemon:
         self._engine = assembly.engine(self._config, self._host, Lists())
         self._claim = Claim()
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
+        self._endings = Endings()
         self._listener: Listener | None = None
         self._schedule = Schedule()
         self._memory = Memory(self._engine, self._keeper, self._clock)
         self._bailiff = Bailiff(
-            self._engine, self._guard, self._keeper, self._memory, self._clock, self._schedule
+            self._engine,
+            self._guard,
+            self._endings,
+            self._keeper,
+            self._memory,
+            self._clock,
+            self._schedule,
         )
         self._leaks = Leaks()
         self._metrics = Metrics(self._config)
@@ -133,6 +141,7 @@ class Daemon:
             self._listener.close()
         await self._schedule.cancel()
         await asyncio.to_thread(self._metrics.close)
+        await self._endings.close()
         await self._guard.close()
         self._claim.close()
         await self._keeper.close()
@@ -169,7 +178,7 @@ class Daemon:
             log.warning("stood still for %.0f s: nobody is judged for it", passed.missed)
         self._bailiff.carry_out(passed.verdicts)
         if passed.ended:
-            log.info("ended %d useless sessions: slots run short", len(passed.ended))
+            log.info("ending %d useless sessions: slots run short", len(passed.ended))
             self._bailiff.end(passed.ended)
         self._bailiff.expire(passed.over)
 
@@ -236,7 +245,9 @@ class Daemon:
     async def _beat(self) -> None:
         slots = status.slots(self._config, self._mail.said)
         verdicts = self._bailiff.verdicts
-        now = status.snapshot(self._engine, self._guard, self._listener, verdicts, slots)
+        now = status.snapshot(
+            self._engine, self._guard, self._endings, self._listener, verdicts, slots
+        )
         self._metrics.tell(self.mode, now)
         await self._keeper.beat(self.mode, now)
 

@@ -2,17 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from dpsd.core.events import Key
 from dpsd.core.lists import Change, Element
 from dpsd.daemon.clock import Clock
 from dpsd.errors import DpsdError, KernelError
-from dpsd.kernel import conntrack, sockdiag
-from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.nftset import Table, TableSpec, Traffic, Watch
 
 T = TypeVar("T")
@@ -26,8 +23,8 @@ AGAIN = 1.0  # seconds before a failed repair, or one that somebody undoes, is t
 class Guard:
     """Owns the table. `wanted` tells at any time what has to be in it.
 
-    repairs: how often the table had to be loaded again; ended: sessions of listed peers, or to make
-    room; dropped: what the table kept out since it was loaded, as of the last count().
+    repairs: how often the table had to be loaded again; dropped: what the table kept out since it
+    was loaded, as of the last count().
     """
 
     def __init__(
@@ -35,13 +32,10 @@ class Guard:
     ) -> None:
         self.table = Table(spec)
         self.repairs = 0
-        self.ended = 0
         self.dropped = Traffic(0, 0)
         self._clock = clock
         self._wanted = wanted
         self._thread = ThreadPoolExecutor(1, "kernel")
-        # Ending very many sessions takes long, and changes of the lists don't wait for it.
-        self._ender = ThreadPoolExecutor(1, "ender")
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()  # one load at a time
         self._loading = False
@@ -171,21 +165,6 @@ class Guard:
             log.warning("table inet dpsd: %s; loading it again", why)
             self._repair = asyncio.get_running_loop().create_task(self._mend())
 
-    async def end(self, keys: Iterable[Key]) -> None:
-        """End these sessions on this host, and let the connection table forget them."""
-        tuples = [key for key in keys if isinstance(key, bytes)]
-        sessions = [endpoints(key) for key in tuples]
-        if not sessions:
-            return
-        ours = [sockdiag.Session(s.server, s.server_port, s.peer, s.peer_port) for s in sessions]
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._ender, sockdiag.end_sessions, ours)
-            await loop.run_in_executor(self._ender, conntrack.forget, tuples)
-            self.ended += len(tuples)
-        except DpsdError as problem:
-            log.error("sessions of a listed peer go on: %s", problem)
-
     async def close(self) -> None:
         """Stop watching; the table stays in the kernel as it is."""
         if self._watch is not None:
@@ -194,7 +173,6 @@ class Guard:
         if self._repair is not None:
             self._repair.cancel()
         self._thread.shutdown()
-        self._ender.shutdown()
         self.table.close()
 
     async def _run(self, work: Callable[[W, float], T], what: W) -> T:

@@ -65,19 +65,20 @@ class Session(NamedTuple):
     remote_port: int
 
 
-def end_sessions(sessions: Iterable[tuple[bytes, int, bytes, int]]) -> int:
+def destroy(sessions: Iterable[tuple[bytes, int, bytes, int]]) -> list[int]:
     """End these sessions (Session or plain tuples): the peer gets a reset, the server an error.
 
-    Returns how many there were to end: those that are over, or end at a server behind this host,
-    aren't counted. IPv4 sessions of dual-stack sockets are found by their IPv4 addresses. Raises
-    NotPermitted without CAP_NET_ADMIN, KernelError if the kernel can't.
+    One errno each, in order: 0 it was ended; ENOENT no socket of this network namespace has it;
+    ESTALE its socket is over already (closed by the server, or in TIME_WAIT) and holds no slot; any
+    other: why the kernel wouldn't. IPv4 sessions of dual-stack sockets are found by their IPv4
+    addresses. Raises KernelError if the kernel can't be asked at all.
     """
     wanted = [Session(*session) for session in sessions]
-    ended = 0
+    outcomes: list[int] = []
     with _open() as diag:
         for start in range(0, len(wanted), _BATCH):
-            ended += _end(diag, wanted[start : start + _BATCH])
-    return ended
+            outcomes += _destroy(diag, wanted[start : start + _BATCH])
+    return outcomes
 
 
 def probe() -> None:
@@ -213,20 +214,37 @@ def _open() -> socket.socket:
     return diag
 
 
-def _end(diag: socket.socket, sessions: Sequence[Session]) -> int:
+def _destroy(diag: socket.socket, sessions: Sequence[Session]) -> list[int]:
     questions = [_request(_SOCK_DIAG_BY_FAMILY, session, _NO_COOKIE) for session in sessions]
-    orders = [
-        _request(_SOCK_DESTROY, session, found.cookie)
-        for session, found in zip(sessions, _ask(diag, questions), strict=True)
-        if isinstance(found, _Socket) and found.endable()
-    ]
-    outcomes = _ask(diag, orders)
-    for outcome in outcomes:
-        if outcome == errno.EOPNOTSUPP:
-            probe()  # raises if it's the kernel; before Linux 6.5 also a session just in TIME_WAIT
-        elif outcome != 0 and outcome not in _GONE:
-            raise _refused(outcome if isinstance(outcome, int) else errno.EPROTO)
-    return outcomes.count(0)
+    found = _ask(diag, questions)
+    orders = {
+        index: _request(_SOCK_DESTROY, session, each.cookie)
+        for index, (session, each) in enumerate(zip(sessions, found, strict=True))
+        if isinstance(each, _Socket) and each.endable()
+    }
+    done = dict(zip(orders, _ask(diag, [*orders.values()]), strict=True))
+    return [_outcome(each, done.get(index)) for index, each in enumerate(found)]
+
+
+def _outcome(found: int | _Socket, done: int | _Socket | None) -> int:
+    """The errno of one session: what was found for it, and what became of the order to end it."""
+    if isinstance(found, int):
+        return found
+    if done is None:
+        return errno.ENOENT if found.state == _LISTEN else errno.ESTALE
+    if done == errno.EOPNOTSUPP and _can_end():
+        return errno.ESTALE  # before Linux 6.5: it has just got to TIME_WAIT
+    if isinstance(done, _Socket):
+        return errno.EPROTO
+    return errno.ESTALE if done in _GONE else done
+
+
+def _can_end() -> bool:
+    try:
+        probe()
+    except DpsdError:
+        return False
+    return True
 
 
 def _request(kind: int, session: Session, cookie: bytes) -> bytes:
