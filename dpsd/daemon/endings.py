@@ -74,7 +74,7 @@ class Endings:
             if outcome.why is not None:
                 failed[key] = outcome.why
             elif outcome.detail:
-                self._warnings.tell("an ended session stays in the connection table", outcome)
+                self._warnings.tell("ended, but still in the connection table", outcome)
         if failed:
             self.not_ended.update(failed.values())
             for why, number in Counter(failed.values()).items():

@@ -101,6 +101,14 @@ def placed(
         yield host
 
 
+@pytest.fixture
+def behind_gateway(network: tuple[Net, Namespace], daemon: Dpsd) -> Iterator[MailHost]:
+    net, behind = network
+    daemon.configure(policy=CALM, protect={"addresses": [*SERVER.values()]})
+    with MailHost(net, behind, SERVER) as host:
+        yield host
+
+
 def opened(placed: MailHost, peer: str) -> socket.socket:
     """A session that the server has greeted; under a masqueraded address, it may be."""
     client = placed.hold(placed.start(peer))
@@ -129,3 +137,26 @@ def test_a_blocked_peers_sessions_end_at_the_server(placed: MailHost, daemon: Dp
     assert "ended 20 sessions" in daemon.log.read_text(encoding="utf-8")
     daemon.stop()
     assert "dpsd_ending" not in daemon.space.run("nft", "list", "tables").stdout
+
+
+def test_what_is_not_ended_is_told_and_goes_on_counting(
+    behind_gateway: MailHost, daemon: Dpsd
+) -> None:
+    daemon.start()
+    for _ in range(5):
+        opened(behind_gateway, BLOCKED[4])
+    assert eventually(lambda: daemon.json("status")["sessions"]["open"] == 5)
+    rule = "tcp sport 25 tcp flags & (fin | syn | rst) == 0 drop"
+    chain = f"chain c {{ type filter hook prerouting priority -400; {rule}; }}"
+    daemon.space.run("nft", "-f", "-", stdin=f"table inet wall {{\n{chain}\n}}\n")
+    daemon.cli("block", BLOCKED[4], "--for", "1h", check=True)
+    assert eventually(lambda: daemon.json("status")["not_ended"] == 5)
+    status = daemon.json("status")
+    assert (status["ended"], status["not_ended_why"]) == (0, {"no_answer": 5})
+    assert status["sessions"]["open"] == 5
+    assert status["pressure"] > 0
+    assert len(behind_gateway.server.open) == 5
+    words = "5 sessions not ended: the server's host doesn't answer"
+    assert words in daemon.log.read_text(encoding="utf-8")
+    told = daemon.cli("status", check=True).stdout
+    assert "not ended 5 times: the server's host doesn't answer" in told

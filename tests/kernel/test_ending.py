@@ -29,6 +29,7 @@ HOST = {4: "192.0.2.1", 6: "2001:db8:1::1"}
 SERVER = {4: "198.51.100.2", 6: "2001:db8:2::2"}
 PEER = {4: "10.99.0.1", 6: "2001:db8:99:1::1"}
 
+BRIDGE = Path("/proc/sys/net/bridge")
 TCP_CLOSE = 7  # include/net/tcp_states.h
 
 Session = tuple[socket.socket, socket.socket, bytes]
@@ -195,8 +196,26 @@ def both(behind: Behind, version: int) -> Callable[[], Session]:
     return translated(behind, version)
 
 
-PLACES = [on_host, redirected, translated, routed, masqueraded, both]
-ELSEWHERE = [translated, routed, masqueraded, both]
+def bridged(behind: Behind, version: int) -> Callable[[], Session]:
+    """A container on a bridge whose frames pass the firewall, as docker's do."""
+    run("ip link add bridge type bridge")
+    if not BRIDGE.exists():
+        pytest.skip("this kernel has no br_netfilter, or hasn't loaded it")
+    for name in ("iptables", "ip6tables"):
+        (BRIDGE / f"bridge-nf-call-{name}").write_text("1")
+    run("ip address flush dev servers")
+    run("ip link set servers master bridge")
+    run("ip link set bridge up")
+    run("ip address add 198.51.100.1/24 dev bridge")
+    run("ip address add 2001:db8:2::1/64 dev bridge nodad")
+    with inside(behind.servers):
+        for address in ("198.51.100.1", "2001:db8:2::1"):
+            run(f"ip neighbour del {address} dev gateway")
+    return translated(behind, version)
+
+
+PLACES = [on_host, redirected, translated, bridged, routed, masqueraded, both]
+ELSEWHERE = [translated, bridged, routed, masqueraded, both]
 Opens = Callable[[Behind, int], Callable[[], Session]]
 
 
