@@ -16,6 +16,7 @@ from tests.lab.net import GATEWAY4, GATEWAY6, MAIL4, MAIL6, Namespace, Net
 
 SERVER = {4: "203.0.113.2", 6: "2001:db8:113::2"}
 BLOCKED = {4: "10.99.1.1", 6: "2001:db8:a001:1::1"}
+SLOTS = 60
 OTHER = {4: "10.99.1.2", 6: "2001:db8:a001:2::1"}
 
 
@@ -92,8 +93,8 @@ def placed(
         nat(net.mail, "prerouting", *CONTAINER)
     if "masquerad" in place:
         nat(net.mail, "postrouting", "oifname server masquerade")
-    if "gateway" in place:
-        daemon.configure(policy=CALM, protect={"addresses": [*SERVER.values()]})
+    addresses = [*SERVER.values()] if "gateway" in place else []
+    daemon.configure(policy=CALM, protect={"addresses": addresses, "slots": SLOTS})
     if place == "redirected":
         nat(net.mail, "prerouting", "tcp dport 25 redirect to :22")
         space = net.mail
@@ -122,21 +123,32 @@ def test_a_blocked_peers_sessions_end_at_the_server(placed: MailHost, daemon: Dp
     others = [opened(placed, OTHER[version]) for version in (4, 6)]
     assert eventually(lambda: len(server.open) == 2)
     for version in (4, 6):
-        for _ in range(20):
+        for _ in range(10):
             opened(placed, BLOCKED[version])
-    assert eventually(lambda: len(server.open) == 42)
-    assert eventually(lambda: daemon.json("status")["sessions"]["open"] == 42)
+    assert eventually(lambda: len(server.open) == 22)
+    assert eventually(lambda: daemon.json("status")["sessions"]["open"] == 22)
     for peer in BLOCKED.values():
         daemon.cli("block", peer, "--for", "1h", check=True)
     assert eventually(lambda: len(server.open) == 2)
     assert all(map(answered, others))
-    assert eventually(lambda: daemon.json("status")["ended"] == 40)
+    assert eventually(lambda: daemon.json("status")["ended"] == 20)
     status = daemon.json("status")
     assert (status["not_ended"], status["not_ended_why"]) == (0, {})
     assert eventually(lambda: daemon.json("status")["sessions"]["open"] == 2)
-    assert "ended 20 sessions" in daemon.log.read_text(encoding="utf-8")
+    assert "ended 10 sessions" in daemon.log.read_text(encoding="utf-8")
     daemon.stop()
     assert "dpsd_ending" not in daemon.space.run("nft", "list", "tables").stdout
+
+
+@pytest.mark.parametrize("placed", ["redirected", "container", "gateway"], indirect=True)
+def test_room_is_made_at_the_server(placed: MailHost, daemon: Dpsd) -> None:
+    """While useless sessions fill the slots: as where the server is on this host."""
+    daemon.start()
+    for number in range(3 * SLOTS):
+        opened(placed, f"10.99.2.{number % 12 + 1}")
+    assert eventually(lambda: len(placed.server.open) <= SLOTS, 30)
+    assert eventually(lambda: daemon.json("status")["sessions"]["open"] <= SLOTS)
+    assert daemon.json("status")["not_ended"] == 0
 
 
 def test_what_is_not_ended_is_told_and_goes_on_counting(
