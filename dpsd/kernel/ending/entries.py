@@ -9,11 +9,20 @@ from typing import NamedTuple
 
 from dpsd.errors import KernelError, NotPermitted
 from dpsd.kernel import ctnetlink
-from dpsd.kernel.ctnetlink import TUPLE_REPLY, Layout, endpoints, messages, walk
+from dpsd.kernel.ctnetlink import (
+    ATTRIBUTE,
+    BODY,
+    PROTOINFO,
+    PROTOINFO_TCP,
+    TCP_STATE,
+    TUPLE_REPLY,
+    TYPE_MASK,
+    endpoints,
+    messages,
+)
 
 _NETLINK_NETFILTER, _SO_RCVBUFFORCE = 12, 33
 _ID, _ZONE = 12, 18  # CTA_ID, CTA_ZONE
-_STATE = (ctnetlink.PROTOINFO, ctnetlink.PROTOINFO_TCP, ctnetlink.TCP_STATE)
 _ERRNO = Struct("=i")
 _BATCH = 128  # requests a datagram; an answer takes about 1 KB of the socket's buffer
 _BUFFER = 4 << 20
@@ -94,23 +103,33 @@ def _where(zone: int, id_: bytes = b"") -> bytes:
 
 
 def _place(key: bytes, zone: int, message: bytes) -> Place | None:
-    layout = walk(message)
-    reply = _value(message, layout, (TUPLE_REPLY,))
+    """None: not TCP, or laid out as no kernel does."""
+    told = _attributes(message, BODY, len(message))
+    reply = told.get(TUPLE_REPLY, b"")
+    state = told.get(PROTOINFO, b"")
+    for nested in (PROTOINFO_TCP, TCP_STATE):
+        state = _attributes(state, 0, len(state)).get(nested, b"")
     try:
         ends = endpoints(reply if len(reply) in {48, 72} else reply[:-_TUPLE_ZONE])
     except ValueError:
-        return None  # not TCP, or laid out as no kernel does
-    state = int.from_bytes(_value(message, layout, _STATE), "big")
-    id_ = _value(message, layout, (_ID,))
+        return None
     # The reply's source is the server, its destination the peer.
     return Place(
-        key, ends.peer, ends.peer_port, ends.server, ends.server_port, state, zone, id_
+        key, ends.peer, ends.peer_port, ends.server, ends.server_port,
+        int.from_bytes(state, "big"), zone, told.get(_ID, b""),
     )  # fmt: skip
 
 
-def _value(message: bytes, layout: Layout, path: tuple[int, ...]) -> bytes:
-    at, size = layout.get(path, (0, 0))
-    return message[at : at + size]
+def _attributes(data: bytes, at: int, end: int) -> dict[int, bytes]:
+    """The values of the attributes from here on, none entered; up to one that can't be one."""
+    values: dict[int, bytes] = {}
+    while at + ATTRIBUTE.size <= end:
+        length, kind = ATTRIBUTE.unpack_from(data, at)
+        if length < ATTRIBUTE.size or at + length > end:
+            break
+        values[kind & TYPE_MASK] = data[at + ATTRIBUTE.size : at + length]
+        at += length + 3 & ~3
+    return values
 
 
 def _zones_of(sock: socket.socket, keys: Iterable[bytes]) -> set[int]:
@@ -120,7 +139,8 @@ def _zones_of(sock: socket.socket, keys: Iterable[bytes]) -> set[int]:
         sock.send(ctnetlink.find_request(key))
         for message in _dumped(sock):
             if key in message:  # a kernel before 5.8 tells of all sessions
-                zones.add(int.from_bytes(_value(message, walk(message), (_ZONE,)), "big"))
+                zone = _attributes(message, BODY, len(message)).get(_ZONE, b"")
+                zones.add(int.from_bytes(zone, "big"))
     return zones
 
 
