@@ -71,7 +71,7 @@ def _ending_elsewhere(config: Config) -> Iterator[Problem]:
         if not rule.may_use_low_ports():
             yield Problem(
                 "warning",
-                f"{what}: not those of peers that use a port below 1024",
+                f"{what}: not those of peers that use a port below 1024, and no peer is told",
                 "run as root, or with CAP_NET_BIND_SERVICE as well",
             )
 

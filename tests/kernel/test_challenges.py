@@ -9,7 +9,7 @@ from dpsd.errors import KernelError, NotPermitted
 from dpsd.kernel.ending.challenges import AT_ONCE, KNOCKS, PAUSE, SILENCES, Challenges, Outcomes
 from dpsd.kernel.ending.entries import Place
 from dpsd.kernel.ending.outcome import ENDED, GONE, Fate, Outcome, Why
-from dpsd.kernel.ending.rule import LASTS, element
+from dpsd.kernel.ending.rule import LASTS, answer, element
 
 LIMIT = 0.5  # seconds between two challenge ACKs of a session
 
@@ -31,6 +31,8 @@ class Server:
         self.now = 0.0
         self.knocks = self.most = 0
         self.added: set[bytes] = set()
+        self.asked: list[Place] = []
+        self.told: list[Place] = []
         self._packets: dict[bytes, int] = {}
         self._gone: set[bytes] = set()
         self._challenged: dict[bytes, float] = {}
@@ -49,9 +51,18 @@ class Server:
             raise self.problem
         return self._packets, self._gone
 
+    def numbers(self) -> Mapping[bytes, tuple[int, int]]:
+        return {answer(each): (7, 8) for each in self.asked if element(each) in self._packets}
+
+    def reset_peer(self, place: Place, sequence: int, expected: int) -> None:
+        assert (sequence, expected) == (7, 8)
+        assert element(place) not in self.sessions
+        self.told.append(place)
+
     def knock(self, place: Place) -> int:
         assert element(place) in self.added
         self.knocks += 1
+        self.asked.append(place)
         if self.refused or self.silent:
             return self.refused
         which = element(place)
@@ -91,7 +102,9 @@ def test_a_session_is_ended_and_that_is_verified() -> None:
 
 def test_what_the_server_does_not_have_is_gone() -> None:
     one, other = place(1), place(2)
-    assert play(Server(one), one, other) == {one.key: ENDED, other.key: GONE}
+    server = Server(one)
+    assert play(server, one, other) == {one.key: ENDED, other.key: GONE}
+    assert server.told == [one]
 
 
 def test_resets_that_do_not_arrive_are_tried_again_and_then_told() -> None:

@@ -229,6 +229,7 @@ def test_a_session_ends_where_it_is(
     assert alive(mine)
     assert fates(end(ender, [mine])) == [Fate.ENDED]
     assert over(mine[1], 0)
+    assert over(mine[0])  # and so the peer knows, and can try again
     assert forgotten(mine)
     assert alive(other)
     assert not forgotten(other)

@@ -23,7 +23,7 @@ from typing import Protocol
 from dpsd.errors import DpsdError, NotPermitted
 from dpsd.kernel.ending.entries import Place
 from dpsd.kernel.ending.outcome import ENDED, GONE, Fate, Outcome, Why, not_ended
-from dpsd.kernel.ending.rule import element
+from dpsd.kernel.ending.rule import answer, element
 
 PAUSE = 0.6  # seconds between two SYNs: a server answers one in 0.5 s (tcp_invalid_ratelimit)
 SILENCES = 4  # SYNs in a row without an answer after which there comes none
@@ -49,6 +49,12 @@ class Wire(Protocol):
 
     def knock(self, place: Place) -> int:
         """Send the SYN; its errno."""
+
+    def numbers(self) -> Mapping[bytes, tuple[int, int]]:
+        """The sequence numbers of servers that answered, by answer()."""
+
+    def reset_peer(self, place: Place, sequence: int, expected: int) -> None:
+        """Tell the peer that the session is over."""
 
 
 @dataclass(slots=True)
@@ -145,9 +151,17 @@ class Challenges:
         """Of what is settled nothing stays behind; if that fails, time takes it out."""
         places = [self._pending.pop(key).place for key in settled if key in self._pending]
         try:
+            self._tell([place for place in places if settled[place.key].fate is Fate.ENDED])
             self._wire.remove(places)
         except (DpsdError, OSError):
             return
+
+    def _tell(self, ended: Sequence[Place]) -> None:
+        """Tell the peers, as a server's host does that ends a session of its own."""
+        numbers = self._wire.numbers() if ended else {}
+        for place in ended:
+            if (told := numbers.get(answer(place))) is not None:
+                self._wire.reset_peer(place, *told)
 
 
 def _because(why: Why, detail: str = "") -> Outcome:

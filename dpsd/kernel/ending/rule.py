@@ -4,10 +4,13 @@ import errno
 import os
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
+from struct import Struct, pack
 
 from nftables import Nftables
 
 from dpsd.errors import KernelError, NotPermitted
+from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.ending.entries import Place
 from dpsd.kernel.nftset.elements import ElementSocket
 from dpsd.paths import shipped
@@ -18,6 +21,8 @@ ROOM = 16_384  # sessions of each IP version: the size of the sets
 
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 _TCP_REPAIR, _REPAIR_ON, _REPAIR_OFF = 19, 1, -1  # off without a window probe
+_TCP_REPAIR_QUEUE, _RECEIVE, _SEND, _TCP_QUEUE_SEQ = 20, 1, 2, 21
+_NUMBERS = Struct(">II")
 _NOBODY = "192.0.2.1"  # TEST-NET-1 (RFC 5737)
 
 
@@ -30,6 +35,7 @@ class Rule:
     def __init__(self) -> None:
         self._nft = Nftables()
         self._elements: ElementSocket | None = None
+        self._answers: dict[bytes, list[bytes]] = {}  # of answered4 and answered6, by answer()
 
     def add(self, places: Iterable[Place]) -> None:
         """From now on refuse what the servers say in these sessions, for LASTS seconds at most.
@@ -57,6 +63,8 @@ class Rule:
         for place in places:
             for name in ("ending", "asking", "gone"):
                 sets.setdefault(f"{name}{_version(place)}", []).append(element(place))
+            if (keys := self._answers.pop(answer(place), None)) is not None:
+                sets.setdefault(f"answered{_version(place)}", []).extend(keys)
         if sets and self._elements is not None:
             self._elements.replace(sets, {})
 
@@ -92,6 +100,37 @@ class Rule:
             return error.errno or errno.EIO
         return 0 if failure == errno.EINPROGRESS else failure
 
+    def numbers(self) -> dict[bytes, tuple[int, int]]:
+        """The sequence number with which each server would go on, and the one it expects, by
+        answer(), as its answers told. Raises KernelError or NotPermitted.
+        """
+        self._answers.clear()
+        if (sets := self._elements) is not None:
+            for name in ("answered4", "answered6"):
+                for each in sets.dump(name) or ():
+                    self._answers.setdefault(each.key[:-8], []).append(each.key)
+        return {
+            which: max(_NUMBERS.unpack(key[-8:]) for key in keys)
+            for which, keys in self._answers.items()
+        }
+
+    @staticmethod
+    def reset_peer(place: Place, sequence: int, expected: int) -> None:
+        """Send the peer a reset as the server would: with the number that it expects next.
+
+        Where that is impossible the peer learns it when it speaks: the server has no such session.
+        """
+        ends = endpoints(place.key)
+        with suppress(OSError), _transparent(len(ends.peer)) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_ON)
+            for queue, number in ((_RECEIVE, expected), (_SEND, sequence)):
+                sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, queue)
+                sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ, pack("=I", number))
+            sock.bind((_text(ends.server), ends.server_port))
+            sock.connect((_text(ends.peer), ends.peer_port))  # in repair mode nothing is sent
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_OFF)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("=ii", 1, 0))
+
     def close(self) -> None:
         """Take the table out of the kernel, also one that a crash left there."""
         if self._elements is not None:
@@ -104,6 +143,12 @@ def element(place: Place) -> bytes:
     """What stands in a set for a session: server, port, peer, port; each padded to four bytes."""
     server, peer = place.server_port.to_bytes(2, "big"), place.peer_port.to_bytes(2, "big")
     return place.server + server + b"\0\0" + place.peer + peer + b"\0\0"
+
+
+def answer(place: Place) -> bytes:
+    """What the numbers of a session stand under: port of the server, peer, its port."""
+    server, peer = place.server_port.to_bytes(2, "big"), place.peer_port.to_bytes(2, "big")
+    return server + b"\0\0" + place.peer + peer + b"\0\0"
 
 
 def load(nft: Nftables) -> None:
