@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from select import poll
+from select import POLLIN, poll
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from dpsd.kernel.ending.challenges import Outcomes
 from dpsd.kernel.ending.ender import Ender
 from dpsd.kernel.ending.entries import Entries
 from dpsd.kernel.ending.outcome import ENDED, Fate, Outcome, Why
+from dpsd.kernel.nftset import Watch
 from tests.kernel.netns import MailHost, connect, established, fresh, inside, run
 
 HOST = {4: "192.0.2.1", 6: "2001:db8:1::1"}
@@ -444,12 +445,14 @@ def test_one_that_the_kernel_refuses_costs_no_other(
 def test_nobody_may_not(behind: Behind) -> None:
     sessions = [behind.session(PEER[4], SERVER[4]), on_host(behind, 4)()]
     os.seteuid(65534)
+    nobodys = Ender()
     try:
-        outcomes = end(Ender(), sessions)
+        outcomes = end(nobodys, sessions)
         with pytest.raises(NotPermitted):
             rule.probe()
     finally:
         os.seteuid(0)
+        nobodys.close()
     assert because(outcomes) == {Why.NOT_PERMITTED}
     assert all(map(alive, sessions))
 
@@ -461,3 +464,19 @@ def test_the_probe_changes_nothing(behind: Behind) -> None:
     assert rule.may_use_low_ports()
     assert run("nft list ruleset") == before
     assert alive(session)
+
+
+def test_the_watch_of_the_table_hears_nothing_of_it(behind: Behind, ender: Ender) -> None:
+    """Else its buffer would overflow, which counts as if somebody had changed the table."""
+    watch = Watch()
+    try:
+        end(ender, [behind.session(PEER[4], SERVER[4])])  # which loads the table
+        assert not watch.foreign()
+        end(ender, [behind.session(PEER[4], SERVER[4])])
+        heard = poll()
+        heard.register(watch.fileno(), POLLIN)
+        assert not heard.poll(0)
+        run("nft add table inet another")
+        assert heard.poll(5000)
+    finally:
+        watch.close()

@@ -33,8 +33,10 @@ class Rule:
     """
 
     def __init__(self) -> None:
+        # Both now, so that the watch of table inet dpsd learns in time that they are our own.
         self._nft = Nftables()
-        self._elements: ElementSocket | None = None
+        self._elements = ElementSocket(TABLE)
+        self._loaded = False
         self._answers: dict[bytes, list[bytes]] = {}  # of answered4 and answered6, by answer()
 
     def add(self, places: Iterable[Place]) -> None:
@@ -48,9 +50,9 @@ class Rule:
                 sets.setdefault(f"{name}{_version(place)}", {})[element(place)] = LASTS
         if not sets:
             return
-        if self._elements is None:
-            self._elements = ElementSocket(TABLE)
+        if not self._loaded:
             load(self._nft)
+            self._loaded = True
         try:
             self._elements.replace({}, sets)
         except KernelError:  # somebody may have taken it away
@@ -65,7 +67,7 @@ class Rule:
                 sets.setdefault(f"{name}{_version(place)}", []).append(element(place))
             if (keys := self._answers.pop(answer(place), None)) is not None:
                 sets.setdefault(f"answered{_version(place)}", []).extend(keys)
-        if sets and self._elements is not None:
+        if sets and self._loaded:
             self._elements.replace(sets, {})
 
     def read(self) -> tuple[dict[bytes, int], set[bytes]]:
@@ -74,12 +76,12 @@ class Rule:
         """
         packets: dict[bytes, int] = {}
         gone: set[bytes] = set()
-        if (sets := self._elements) is not None:
+        if self._loaded:
             # In this order: who is counted has also told by the time that the second is read.
             for name in ("ending4", "ending6"):
-                packets.update((each.key, each.packets) for each in sets.dump(name) or ())
+                packets.update((e.key, e.packets) for e in self._elements.dump(name) or ())
             for name in ("gone4", "gone6"):
-                gone.update(each.key for each in sets.dump(name) or ())
+                gone.update(each.key for each in self._elements.dump(name) or ())
         return packets, gone
 
     @staticmethod
@@ -105,9 +107,9 @@ class Rule:
         answer(), as its answers told. Raises KernelError or NotPermitted.
         """
         self._answers.clear()
-        if (sets := self._elements) is not None:
+        if self._loaded:
             for name in ("answered4", "answered6"):
-                for each in sets.dump(name) or ():
+                for each in self._elements.dump(name) or ():
                     self._answers.setdefault(each.key[:-8], []).append(each.key)
         return {
             which: max(_NUMBERS.unpack(key[-8:]) for key in keys)
@@ -133,9 +135,8 @@ class Rule:
 
     def close(self) -> None:
         """Take the table out of the kernel, also one that a crash left there."""
-        if self._elements is not None:
-            self._elements.close()
-            self._elements = None
+        self._elements.close()
+        self._loaded = False
         self._nft.cmd(f"add table inet {TABLE}; delete table inet {TABLE}")
 
 
