@@ -71,13 +71,17 @@ def destroy(sessions: Iterable[tuple[bytes, int, bytes, int]]) -> list[int]:
     One errno each, in order: 0 it was ended; ENOENT no socket of this network namespace has it;
     ESTALE its socket is over already (closed by the server, or in TIME_WAIT) and holds no slot; any
     other: why the kernel wouldn't. IPv4 sessions of dual-stack sockets are found by their IPv4
-    addresses. Raises KernelError if the kernel can't be asked at all.
+    addresses. Raises OSError if there is no socket to ask the kernel by.
     """
     wanted = [Session(*session) for session in sessions]
     outcomes: list[int] = []
     with _open() as diag:
         for start in range(0, len(wanted), _BATCH):
-            outcomes += _destroy(diag, wanted[start : start + _BATCH])
+            try:
+                outcomes += _destroy(diag, wanted[start : start + _BATCH])
+            except OSError as failure:  # its answers can't be told apart any more
+                outcomes += [failure.errno or errno.EIO] * (len(wanted) - len(outcomes))
+                break
     return outcomes
 
 

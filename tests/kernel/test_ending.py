@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dpsd.core.events import Endpoints
-from dpsd.errors import NotPermitted
+from dpsd.errors import KernelError, NotPermitted
 from dpsd.kernel import sockdiag
 from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.ending import rule
@@ -440,6 +440,36 @@ def test_one_that_the_kernel_refuses_costs_no_other(
     assert fates(outcomes) == [Fate.ENDED, Fate.NOT_ENDED, Fate.ENDED]
     assert outcomes[1] == Outcome(Fate.NOT_ENDED, Why.REFUSED, "Invalid argument")
     assert [forgotten(session) for session in sessions] == [True, False, True]
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["ask", "order"])
+def test_the_kernel_answers_no_more(
+    behind: Behind, ender: Ender, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """In the second batch of 64: what was ended in the first one is told as ended."""
+    sessions = [on_host(behind, 4)() for _ in range(70)]
+    ask, asked = sockdiag._ask, list[int]()
+
+    def failing(diag: socket.socket, requests: Sequence[bytes]) -> list[Any]:
+        asked.append(len(requests))
+        if len(asked) > 2 + number:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return list(ask(diag, requests))
+
+    monkeypatch.setattr(sockdiag, "_ask", failing)
+    assert fates(end(ender, sessions)) == [Fate.ENDED] * 64 + [Fate.NOT_ENDED] * 6
+
+
+def test_routes_that_cannot_be_asked(
+    behind: Behind, ender: Ender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: bytes) -> bool:
+        raise KernelError("the routes can't be asked")
+
+    sessions = [behind.session(PEER[4], SERVER[4]), on_host(behind, 4)()]
+    monkeypatch.setattr("dpsd.kernel.ending.ender.is_local", failing)
+    outcomes = end(ender, sessions)
+    assert outcomes == [Outcome(Fate.NOT_ENDED, Why.REFUSED, "the routes can't be asked"), ENDED]
 
 
 def test_nobody_may_not(behind: Behind) -> None:

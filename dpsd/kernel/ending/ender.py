@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from dpsd.core.events import State
-from dpsd.errors import DpsdError, NotPermitted
+from dpsd.errors import DpsdError, KernelError, NotPermitted
 from dpsd.kernel import sockdiag
 from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.ending.challenges import Challenges, Outcomes
@@ -77,7 +77,7 @@ class Ender:
         """End those that are sockets of this namespace; what is settled, and the others."""
         settled: Outcomes = {}
         elsewhere: list[Place] = []
-        near = cache(is_local)
+        near = cache(_without_socket)
         ends = [(p.server, p.server_port, p.peer, p.peer_port) for p in places]
         for place, failure in zip(places, sockdiag.destroy(ends), strict=True):
             if failure == 0:
@@ -86,10 +86,10 @@ class Ender:
                 settled[place.key] = GONE
             elif failure != errno.ENOENT:
                 settled[place.key] = not_ended(failure)
-            elif not place.id or place.state in _OVER or (local := near(place.server)):
+            elif not place.id or place.state in _OVER:
                 settled[place.key] = GONE
-            elif local is None:
-                settled[place.key] = not_ended(errno.EHOSTUNREACH)
+            elif (outcome := near(place.server)) is not None:
+                settled[place.key] = outcome
             else:
                 elsewhere.append(place)
         return settled, elsewhere
@@ -104,6 +104,18 @@ class Ender:
             # They are over all the same; the kernel forgets them in its own time.
             for place in over:
                 settled[place.key] = settled[place.key]._replace(detail=str(problem))
+
+
+def _without_socket(server: bytes) -> Outcome | None:
+    """Of a session that has no socket here: it was the server's own, or can't be reached; None: the
+    server is elsewhere."""
+    try:
+        local = is_local(server)
+    except KernelError as problem:
+        return _failed(problem)
+    if local is None:
+        return not_ended(errno.EHOSTUNREACH)
+    return GONE if local else None
 
 
 def _plain(key: bytes) -> Place:
