@@ -725,6 +725,9 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
         "blind": True,
         "accounting": False,
         "server_leaks": {"CLOSE_WAIT": 33},
+        "ended": 5,
+        "not_ended": 3,
+        "not_ended_why": {"no_answer": 2, "stays": 1},
         "slots": [{"ports": [25, 587], "slots": 60, "source": "somebody"}],
     }
     with daemon(url, applied=0, mode="observe", **told):
@@ -740,6 +743,9 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
     assert re.search(
         r"^server +slot-seconds that its own overstays cost: CLOSE_WAIT 33$", text, re.M
     )
+    assert re.search(r"^ended +5 sessions$", text, re.M)
+    assert re.search(r"^not ended +2 times: the server's host doesn't answer", text, re.M)
+    assert re.search(r"^not ended +1 times: the server keeps the session", text, re.M)
     assert re.search(r"^sessions +open 25 \(ESTABLISHED 25, SYN_RECV 2\)$", text, re.M)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from dpsd.cli.output import counts, moment
 from dpsd.config import Config
 from dpsd.errors import DpsdError, NotPermitted, Unavailable
+from dpsd.kernel.ending.outcome import WORDS
 from dpsd.store import Node, Store
 
 Json = dict[str, Any]
@@ -74,6 +75,8 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
             yield "kernel", "counts no bytes of sessions: talk isn't told from mail"
         by_state = f" ({counts(sessions['by_state'])})" if sessions["by_state"] else ""
         yield "sessions", f"open {sessions['open']}{by_state}"
+        if "not_ended_why" in told:
+            yield from _endings(told)
         yield "peers", str(told["peers"])
         if told.get("server_leaks"):
             leaks = counts(told["server_leaks"])
@@ -81,6 +84,13 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
     yield "lists", ", ".join(f"{name} {size}" for name, size in told["lists"].items())
     applied = "none" if revision["applied"] is None else revision["applied"]
     yield "revision", f"stored {revision['stored']}, applied {applied}"
+
+
+def _endings(told: Json) -> Iterator[tuple[str, str]]:
+    """How many sessions were ended, and how many weren't: a line for each reason."""
+    yield "ended", f"{told['ended']} sessions"
+    for why, number in told["not_ended_why"].items():
+        yield "not ended", f"{number} times: {WORDS.get(why, why)}"
 
 
 def store_problem(config: Config) -> DpsdError | None:

@@ -11,6 +11,7 @@ from dpsd.core.engine import Engine, Verdict
 from dpsd.core.events import Key
 from dpsd.core.lists import OPERATOR, Change, Drop, Entry, ListName, Put
 from dpsd.daemon.clock import Clock
+from dpsd.daemon.endings import Endings
 from dpsd.daemon.guard import Guard
 from dpsd.daemon.keeper import Keeper
 from dpsd.daemon.memory import Memory
@@ -26,13 +27,14 @@ class Bailiff:
     """
 
     def __init__(
-        self, engine: Engine, guard: Guard, keeper: Keeper, memory: Memory, clock: Clock,
-        schedule: Schedule,
+        self, engine: Engine, guard: Guard, endings: Endings, keeper: Keeper, memory: Memory,
+        clock: Clock, schedule: Schedule,
     ) -> None:  # fmt: skip
         self.verdicts = Counter[ListName]()
         self.ends = False
         self._engine = engine
         self._guard = guard
+        self._endings = endings
         self._keeper = keeper
         self._memory = memory
         self._clock = clock
@@ -106,7 +108,7 @@ class Bailiff:
     def end(self, keys: Sequence[Key]) -> None:
         """End these sessions, if sessions are ended at all."""
         if keys and self.ends:
-            self._schedule.beside(self._guard.end(keys))
+            self._schedule.beside(self._endings.end(keys))
 
     def _end_doomed(self, keys: Iterable[Key]) -> None:
         self.end(self._doomed(keys))

@@ -4,23 +4,26 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dpsd import assembly
 from dpsd.config import Config, load, needs_restart
-from dpsd.core.events import BEGIN, END, Endpoints, Event
+from dpsd.core.events import BEGIN, END, Endpoints, Event, Key, Word
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.lists import ListName, Lists
-from dpsd.daemon import accounting, status
+from dpsd.core.peers import Network
+from dpsd.core.retries import persistent
+from dpsd.daemon import accounting, logs, status
 from dpsd.daemon.accounting import Accounting
 from dpsd.daemon.adoption import adoptable
 from dpsd.daemon.bailiff import Bailiff
 from dpsd.daemon.claim import Claim
 from dpsd.daemon.clock import Clock
+from dpsd.daemon.control import Control
+from dpsd.daemon.endings import Endings
 from dpsd.daemon.guard import AGAIN, Guard
 from dpsd.daemon.keeper import Keeper, News
 from dpsd.daemon.leaks import MINUTE, Leaks
@@ -32,13 +35,14 @@ from dpsd.daemon.schedule import Job, Schedule
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import host, sockdiag
-from dpsd.kernel.ctnetlink import key_of
+from dpsd.kernel.ctnetlink import endpoints, key_of
 from dpsd.kernel.nftset import TableSpec
 from dpsd.store import Recorded
 
 log = logging.getLogger("dpsd")
 
-TICK = 0.25  # seconds
+PULSE = 0.25  # seconds between two ticks
+HURRIED = 3  # ticks in that time while slots run short
 POLL = 0.2  # seconds between two looks at the store
 FLUSH = 1.0  # seconds within which scores are in the store, and what failed before is tried again
 
@@ -53,24 +57,35 @@ class Daemon:
         self._clock = Clock()
         self._stopped = asyncio.Event()
         self._keeper = Keeper(self._config.store.url, self._clock)
+        self._routes = host.Changes()  # before the first look
         self._host = host.look()
         self._mail = MailServer()
         self._engine = assembly.engine(self._config, self._host, Lists())
-        self._claim = Claim()
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
+        self._endings = Endings(self._engine.not_ended)
         self._listener: Listener | None = None
         self._schedule = Schedule()
         self._memory = Memory(self._engine, self._keeper, self._clock)
         self._bailiff = Bailiff(
-            self._engine, self._guard, self._keeper, self._memory, self._clock, self._schedule
+            self._engine,
+            self._guard,
+            self._endings,
+            self._keeper,
+            self._memory,
+            self._clock,
+            self._schedule,
         )
         self._accounting = Accounting(self._config.kernel.accounting)
+        control = Control(self._engine, self._bailiff, self._keeper, self._clock, lambda: self.mode)
+        self._claim = Claim(control.may, control.answer)
         self._leaks = Leaks()
         self._metrics = Metrics(self._config)
         self._reloading = asyncio.Lock()
+        self._name_servers_at = -1  # when they were written down last
         self._swept = False  # whether no listed peer has a session left from before
         self._poll_after = 0.0
         self._sockets_fail = False  # and that was told
+        self._counted: tuple[Mapping[Network, int], float] = {}, 0.0  # packets dropped, and when
         self._use(self._config)
 
     @property
@@ -114,7 +129,7 @@ class Daemon:
         self._listener = Listener(
             self._config.protect.ports, self._config.kernel.event_buffer, self._take
         )
-        await self._guard.load()
+        await self._guard.begin()
         self._guard.watch()
         self._listener.start()
         self._metrics.open()
@@ -132,22 +147,22 @@ class Daemon:
             self._listener.close()
         await self._schedule.cancel()
         await asyncio.to_thread(self._metrics.close)
+        await self._endings.close()
         await self._guard.close()
+        self._routes.close()
         self._claim.close()
         await self._keeper.close()
 
     def _start_jobs(self) -> None:
         jobs: list[Job] = [
-            (self._tick, TICK),
-            (self._dump, TICK),
+            (self._pulse, PULSE),
             (self._poll, POLL),
             (self._flush, FLUSH),
             (self._look_at_sockets, 1.0),
             (self._guard.count, 5.0),
             (self._accounting.look, accounting.EVERY),
             (self._look_at_host, 30.0),
-            (self._count_knocks, 30.0),
-            (self._prune, 60.0),
+            (self._count_retries, 30.0),
             (self._ask_mail_server, 300.0),
             (self._warn_of_leaks, MINUTE),
             (self._guard.reconcile, 300.0),
@@ -163,15 +178,38 @@ class Daemon:
     def _take(self, events: Sequence[Event]) -> None:
         self._bailiff.carry_out(self._engine.feed(events, self._clock.now()))
 
+    async def _pulse(self) -> None:
+        """Look at the table if it is time, and let time pass; more often while slots run short."""
+        await self._dump()
+        await self._tick()
+        for _ in range(HURRIED - 1):
+            if not self._engine.stress:
+                return
+            await asyncio.sleep(PULSE / HURRIED)
+            await self._dump()
+            await self._tick()
+
     async def _tick(self) -> None:
         passed = self._engine.tick(self._clock.now())
         if passed.missed:
             log.warning("stood still for %.0f s: nobody is judged for it", passed.missed)
         self._bailiff.carry_out(passed.verdicts)
-        if passed.ended:
-            log.info("ended %d useless sessions: slots run short", len(passed.ended))
-            self._bailiff.end(passed.ended)
+        self._bailiff.end_listed(passed.listed)
         self._bailiff.expire(passed.over)
+        if passed.doomed:
+            await self._settle(passed.doomed)
+
+    async def _settle(self, doomed: Sequence[Key]) -> None:
+        """Ask the sockets about those that are to end to make room; end those that still are."""
+        words: dict[Key, Word] | None = None
+        if not self._config.protect.addresses:
+            try:
+                found = await asyncio.to_thread(sockdiag.ask, map(_session, doomed))
+                words = {_key(session): word for session, word in found.items()}
+            except DpsdError as problem:
+                self._sockets_failed(problem)
+        settled = self._engine.settle(doomed, words, self._clock.now())
+        self._bailiff.make_room(settled)
 
     async def _dump(self) -> None:
         if self._listener is not None:
@@ -207,6 +245,12 @@ class Daemon:
         if self._keeper.applied != before:
             await self._beat()
 
+    async def _catch_up_or_later(self) -> None:
+        try:
+            await self._catch_up(await self._keeper.missed())
+        except DpsdError as problem:
+            log.error("%s; it is tried again", problem)
+
     async def _follow(self, recorded: Sequence[Recorded]) -> None:
         await self._bailiff.follow(recorded)
         others = (record.entry.peer for record in recorded if record.entry.source not in SOURCES)
@@ -235,9 +279,10 @@ class Daemon:
 
     async def _beat(self) -> None:
         slots = status.slots(self._config, self._mail.said)
-        verdicts = self._bailiff.verdicts
+        verdicts, deferrals = self._bailiff.verdicts, self._bailiff.deferrals
         now = status.snapshot(
-            self._engine, self._guard, self._listener, verdicts, slots, self._accounting.on
+            *(self._engine, self._guard, self._endings, self._listener, verdicts, deferrals, slots),
+            self._accounting.on,
         )
         self._metrics.tell(self.mode, now)
         await self._keeper.beat(self.mode, now)
@@ -245,19 +290,13 @@ class Daemon:
     async def _alive(self) -> None:
         notify("WATCHDOG=1")
 
-    async def _prune(self) -> None:
-        self._engine.prune(self._clock.now())
-
     async def _warn_of_leaks(self) -> None:
         for warning in self._leaks.notable(self._engine.leaks, self._clock.now()):
             log.warning("%s", warning)
 
     async def _forget(self) -> None:
         await self._memory.forget(self._config.store.history_for)
-        try:  # what expired meanwhile made a revision of its own
-            await self._catch_up(await self._keeper.missed())
-        except DpsdError as problem:
-            log.error("%s; it is tried again", problem)
+        await self._catch_up_or_later()  # what expired meanwhile made a revision of its own
 
     async def _look_at_sockets(self) -> None:
         """What only the server's sockets know of its sessions; unless it is elsewhere."""
@@ -266,36 +305,54 @@ class Daemon:
             engine.linger((), self._clock.now())
             return
         try:
-            found = await asyncio.to_thread(sockdiag.look, ports, bool(engine.stress))
+            half_closed = await asyncio.to_thread(sockdiag.half_closed, ports)
         except DpsdError as problem:
-            if not self._sockets_fail:
-                log.warning("%s; conntrack alone tells of the sessions", problem)
-            self._sockets_fail = True
+            self._sockets_failed(problem)
             engine.linger((), self._clock.now())
             return
         self._sockets_fail = False
-        now = self._clock.now()
-        words = found.words.items()
-        engine.heard({_key(each): (word.ago, word.by_server) for each, word in words}, now)
-        self._bailiff.carry_out(engine.linger(map(_key, found.half_closed), now))
+        self._bailiff.carry_out(engine.linger(map(_key, half_closed), self._clock.now()))
 
-    async def _count_knocks(self) -> None:
+    def _sockets_failed(self, problem: DpsdError) -> None:
+        if not self._sockets_fail:
+            log.warning("%s; conntrack alone tells of the sessions", problem)
+        self._sockets_fail = True
+
+    async def _count_retries(self) -> None:
         try:
             counted = await asyncio.to_thread(self._guard.table.counters)
         except DpsdError as problem:
-            log.error("%s; nobody's knocking was counted", problem)
+            log.error("%s; nobody's retries were counted", problem)
             return
-        self._engine.knocked(counted[ListName.BLOCK], self._clock.now())
+        now = {**counted[ListName.BLACK], **counted[ListName.BLOCK]}, self._clock.now()
+        before, self._counted = self._counted, now
+        elapsed, rate = now[1] - before[1], self._config.evidence.knock_rate
+        found = await asyncio.to_thread(persistent, before[0], now[0], rate, elapsed)
+        self._engine.retried(found, self._clock.now())
+        self._bailiff.retried(found, self._clock.now())
 
     async def _look_at_host(self) -> None:
         await self._see_host()
         await self._agree()
 
+    def _host_may_differ(self) -> bool:
+        """Whether routes or name servers changed; looking costs more than that where routes are
+        very many."""
+        try:
+            found = Path("/etc/resolv.conf").stat().st_mtime_ns
+        except OSError:
+            found = 0
+        before, self._name_servers_at = self._name_servers_at, found
+        return self._routes.any() or found != before
+
     async def _see_host(self) -> None:
+        if not self._host_may_differ():
+            return
         try:
             found = await asyncio.to_thread(host.look)  # there may be very many routes
         except DpsdError as problem:
             log.error("%s", problem)
+            self._name_servers_at = -1  # so that it is tried again
             return
         if found != self._host:
             self._host = found
@@ -357,8 +414,7 @@ class Daemon:
         except DpsdError:
             await self._keeper.agree(self._white())
             raise
-        finally:
-            await self._catch_up(await self._keeper.missed())
+        # From here on nothing fails: it is taken as a whole.
         ports, old_ports = config.protect.ports, self._config.protect.ports
         moved = config.protect.addresses != self._config.protect.addresses
         self._use(config)
@@ -375,9 +431,11 @@ class Daemon:
             engine.look(assembly.scopes(config))
             self._listener.dump()
         self._swept = False
+        await self._catch_up_or_later()
 
     def _use(self, config: Config) -> None:
         self._config = config
+        self._bailiff.black_for = config.policy.black_for
         self._bailiff.ends = self.mode == "enforce" and config.enforce.end_sessions
 
     def _spec(self, config: Config) -> TableSpec:
@@ -400,6 +458,11 @@ def _key(session: sockdiag.Session) -> bytes:
     return key_of(Endpoints(remote, local, remote_port, local_port))
 
 
+def _session(key: Key) -> sockdiag.Session:
+    ends = endpoints(cast(bytes, key))
+    return sockdiag.Session(ends.server, ends.server_port, ends.peer, ends.peer_port)
+
+
 def _set_level(config: Config) -> None:
     log.setLevel(config.log.level.upper())
 
@@ -409,12 +472,16 @@ def run(path: Path, observe: bool) -> int:
 
     Raises DpsdError if it can't begin.
     """
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
+    written = logs.begin()
 
     async def main() -> None:
         daemon = Daemon(path, observe)
         _set_level(daemon._config)
         await daemon.run()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        logging.getLogger().removeHandler(written)
+        written.close()
     return 0

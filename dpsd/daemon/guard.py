@@ -2,19 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from dpsd.core.events import Key
 from dpsd.core.lists import Change, Element
 from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.errors import DpsdError, KernelError
-from dpsd.kernel import conntrack, sockdiag
-from dpsd.kernel.ctnetlink import endpoints
-from dpsd.kernel.nftset import Table, TableSpec, Traffic, Watch
+from dpsd.kernel.nftset import Crashed, Table, TableSpec, Traffic, Watch
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -22,15 +19,16 @@ log = logging.getLogger("dpsd")
 
 LOOKS = 3  # at the table, before what differs is mended
 AT_ONCE = 500  # peers that are deferred before the loop sees to anything else: about 2 ms
+FEW = 100  # single peers that are changed at once, which takes 10 ms at most
+SELDOM = 60.0  # seconds between two tries, at most
 AGAIN = 1.0  # seconds before a failed repair, or one that somebody undoes, is tried again
 
 
 class Guard:
     """Owns the table. `wanted` tells at any time what has to be in it.
 
-    repairs: how often the table had to be loaded again; ended: sessions of listed peers, or to make
-    room; dropped: what the table kept out since it was loaded, deferred: the SYNs that it held up,
-    both as of the last count().
+    repairs: how often the table had to be loaded again; dropped: what the table kept out since it
+    was loaded, deferred: the SYNs that it held up, both as of the last count().
     """
 
     def __init__(
@@ -38,13 +36,11 @@ class Guard:
     ) -> None:
         self.table = Table(spec)
         self.repairs = 0
-        self.ended = 0
+        self.problem: str | None = None  # why the table can't be loaded
         self.dropped = self.deferred = Traffic(0, 0)
         self._clock = clock
         self._wanted = wanted
         self._thread = ThreadPoolExecutor(1, "kernel")
-        # Ending very many sessions takes long, and changes of the lists don't wait for it.
-        self._ender = ThreadPoolExecutor(1, "ender")
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()  # one load at a time
         self._loading = False
@@ -53,11 +49,21 @@ class Guard:
         self._defer_fails = False  # and that was told
         self._meanwhile: list[Change] = []
         self._repair: asyncio.Task[None] | None = None
+        self._comparing: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Bring the whole table into the kernel at once. KernelError, NotPermitted."""
         async with self._lock:
             await self._load()
+
+    async def begin(self) -> None:
+        """As load(), but when libnftables dies of somebody's table, go on with the one that is
+        there: its prefixes as they are, hosts as wanted. KernelError, NotPermitted."""
+        try:
+            await self.load()
+        except Crashed as problem:
+            await self._run(self.table.take_over, dict(self._wanted()))
+            self.mend(str(problem))
 
     async def _load(self) -> None:
         self._loading = True
@@ -153,7 +159,10 @@ class Guard:
                     raise KernelError("table inet dpsd could not be loaded")
             return
         try:
-            await self._run(self.table.apply, changes)
+            if len(changes) <= FEW and all(self.table.spec.size.is_peer(c.peer) for c in changes):
+                self.table.apply(changes, self._clock.now())  # no verdict comes between
+            else:
+                await self._run(self.table.apply, changes)
         except DpsdError as problem:
             log.error("%s; loading the whole table", problem)
             try:
@@ -206,30 +215,15 @@ class Guard:
             log.warning("table inet dpsd: %s; loading it again", why)
             self._repair = asyncio.get_running_loop().create_task(self._mend())
 
-    async def end(self, keys: Iterable[Key]) -> None:
-        """End these sessions on this host, and let the connection table forget them."""
-        tuples = [key for key in keys if isinstance(key, bytes)]
-        sessions = [endpoints(key) for key in tuples]
-        if not sessions:
-            return
-        ours = [sockdiag.Session(s.server, s.server_port, s.peer, s.peer_port) for s in sessions]
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._ender, sockdiag.end_sessions, ours)
-            await loop.run_in_executor(self._ender, conntrack.forget, tuples)
-            self.ended += len(tuples)
-        except DpsdError as problem:
-            log.error("sessions of a listed peer go on: %s", problem)
-
     async def close(self) -> None:
         """Stop watching; the table stays in the kernel as it is."""
         if self._watch is not None:
             asyncio.get_running_loop().remove_reader(self._watch.fileno())
             self._watch.close()
-        if self._repair is not None:
-            self._repair.cancel()
+        for task in (self._repair, self._comparing):
+            if task is not None:
+                task.cancel()
         self._thread.shutdown()
-        self._ender.shutdown()
         self.table.close()
 
     async def _run(self, work: Callable[[W, float], T], what: W) -> T:
@@ -239,19 +233,29 @@ class Guard:
         )
 
     def _noticed(self) -> None:
-        if self._watch is not None and self._watch.foreign():
+        if self._watch is None:
+            return
+        if self._watch.foreign():
             self.mend("somebody else changed it")
+        elif self._watch.lost and (self._comparing is None or self._comparing.done()):
+            self._watch.lost = False
+            log.warning("table inet dpsd: too many changes at once to see whose; comparing it")
+            self._comparing = asyncio.get_running_loop().create_task(self.reconcile())
 
     async def _mend(self) -> None:
+        failed = 0
         while self._broken:
             self._broken = False
             try:
                 await self.load()
             except DpsdError as problem:
+                self.problem = str(problem)
                 log.error("%s; trying again", problem)
                 self._broken = True
+                failed += 1
             else:
+                self.problem, failed = None, 0
                 self.repairs += 1
                 log.warning("table inet dpsd is as it should be")
             # Whoever undoes it every time gets one repair a second, not all of the CPU.
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(min(AGAIN * 2**failed, SELDOM) if failed else AGAIN)

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from dpsd import __version__
 from dpsd.config import Config
 from dpsd.daemon.endpoint import Endpoint
+from dpsd.kernel.ending.outcome import Why
 
 log = logging.getLogger("dpsd")
 
@@ -78,7 +79,7 @@ def _counters(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("events_received", "Events that conntrack told.", events["received"]),
         ("events_lost", "How often conntrack had to drop events.", events["lost"]),
         ("events_skipped", "Messages of conntrack's that made no sense.", events["skipped"]),
-        ("sessions_ended", "Sessions that dpsd ended: to make room, or their peer was listed.",
+        ("sessions_ended", "Sessions that the server lost: to make room, or their peer was listed.",
          status["ended"]),
         ("table_repairs", "How often the nftables table was loaded again.", status["repairs"]),
         ("dropped_packets", "Packets of listed peers dropped since the table was loaded.",
@@ -90,6 +91,12 @@ def _counters(status: Mapping[str, Any]) -> Iterator[Metric]:
         "dpsd_verdicts", "Entries made by the score, not by people.", labels=["list"]
     )
     yield _filled(verdicts, status["verdicts"])
+    kept = CounterMetricFamily(
+        "dpsd_sessions_not_ended",
+        "Attempts to end a session that failed, so that it keeps its slot.",
+        labels=["why"],
+    )
+    yield _filled(kept, {**dict.fromkeys(Why, 0), **status["not_ended_why"]})
     leaking = CounterMetricFamily(
         "dpsd_server_leak_seconds",
         "Slot-seconds that sessions cost which the mail server itself didn't close.",

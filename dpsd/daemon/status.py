@@ -7,6 +7,7 @@ from dpsd import assembly
 from dpsd.config import Config
 from dpsd.core.engine import Engine
 from dpsd.core.lists import ListName
+from dpsd.daemon.endings import Endings
 from dpsd.daemon.guard import Guard
 from dpsd.daemon.listener import Listener
 from dpsd.mta import Mta
@@ -15,6 +16,7 @@ from dpsd.mta import Mta
 def snapshot(
     engine: Engine,
     guard: Guard,
+    endings: Endings,
     listener: Listener | None,
     verdicts: Counter[ListName],
     slots: list[dict[str, Any]],
@@ -40,7 +42,10 @@ def snapshot(
         "peers": len(engine.scores),
         "lists": {name.value: engine.lists.size(name) for name in ListName},
         "verdicts": {n.value: verdicts[n] for n in (ListName.BLACK, ListName.BLOCK)},
-        "ended": guard.ended,
+        "ended": endings.ended,
+        "ended_already": endings.gone,
+        "not_ended": endings.not_ended.total(),
+        "not_ended_why": {why.value: number for why, number in endings.not_ended.items()},
         "dropped": guard.dropped._asdict(),
         "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
         "repairs": guard.repairs,

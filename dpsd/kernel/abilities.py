@@ -13,6 +13,7 @@ from dpsd.config import Config
 from dpsd.errors import DpsdError, NotPermitted
 from dpsd.kernel import host, sockdiag
 from dpsd.kernel.conntrack import Events
+from dpsd.kernel.ending import rule
 
 _SYSCTL = Path("/proc/sys/net")
 NEAR_FULL = 0.8  # of nf_conntrack_max
@@ -33,7 +34,8 @@ class Problem:
 
 def problems(config: Config) -> list[Problem]:
     """Everything that this kernel lacks for this configuration."""
-    return [*_permissions(config), *_conntrack(), *_addresses(config)]
+    ending = _ending_elsewhere(config) if config.enforce.end_sessions else ()
+    return [*_permissions(config), *ending, *_conntrack(), *_addresses(config)]
 
 
 def _permissions(config: Config) -> Iterator[Problem]:
@@ -53,6 +55,25 @@ def _permissions(config: Config) -> Iterator[Problem]:
             ending = what == "ending sessions"
             mend = "set enforce.end_sessions = false" if ending else "use a kernel that has it"
             yield Problem("error", f"{what}: {problem}", mend)
+
+
+def _ending_elsewhere(config: Config) -> Iterator[Problem]:
+    """For servers behind this host: in containers, which nothing here tells of, or as a gateway."""
+    what = "ending sessions of servers behind this host"
+    try:
+        rule.probe()
+    except NotPermitted as problem:
+        yield Problem("forbidden", f"{what}: {problem}", "run as root, or with CAP_NET_ADMIN")
+    except DpsdError as problem:
+        severity = "error" if config.protect.addresses else "warning"
+        yield Problem(severity, f"{what}: {problem}", "use a kernel that has it (5.9 or newer)")
+    else:
+        if not rule.may_use_low_ports():
+            yield Problem(
+                "warning",
+                f"{what}: not those of peers that use a port below 1024, and no peer is told",
+                "run as root, or with CAP_NET_BIND_SERVICE as well",
+            )
 
 
 def _list_tables() -> None:

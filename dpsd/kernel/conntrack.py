@@ -1,4 +1,4 @@
-"""Conntrack sockets: the events as they come, dumps of the table, and deletion of sessions."""
+"""Conntrack sockets: the events as they come, and dumps of the table."""
 
 import ctypes
 import errno
@@ -186,27 +186,6 @@ def count_bytes() -> bool:
     except OSError:
         return False
     return counts_bytes()
-
-
-def forget(keys: Iterable[bytes]) -> int:
-    """Delete sessions from the connection table; how many were still there.
-
-    Raises NotPermitted without CAP_NET_ADMIN.
-    """
-    gone = 0
-    with _netfilter_socket() as sock:
-        _bind(sock, 0)
-        for key in keys:
-            sock.send(ctnetlink.delete_request(key))
-            gone += _acknowledged(sock.recv(4096))
-    return gone
-
-
-def _acknowledged(answer: bytes) -> bool:
-    (number,) = struct.unpack_from("=i", answer, ctnetlink.HEADER.size)
-    if -number in (errno.EPERM, errno.EACCES):
-        raise NotPermitted("deleting a session from the connection table needs CAP_NET_ADMIN")
-    return bool(number == 0)
 
 
 def _netfilter_socket() -> socket.socket:

@@ -80,7 +80,8 @@ _FIXED = {
 }
 _ERRNO = Struct("=i")
 _ALIKE = Struct("=Q")  # a header's length, type and flags
-_BY_NUM, _BY_DST_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_CTA_PROTO_* in nf_conntrack_netlink.c
+# CTA_FILTER_F_CTA_IP_* and _PROTO_* in nf_conntrack_netlink.c
+_BY_SRC, _BY_DST, _BY_NUM, _BY_SRC_PORT, _BY_DST_PORT = 1 << 0, 1 << 1, 1 << 3, 1 << 4, 1 << 5
 _MOST_ALIKE = 4
 
 
@@ -356,10 +357,30 @@ def dump_request(port: int, version: int) -> bytes:
     return message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, family, request)
 
 
-def delete_request(key: bytes) -> bytes:
+def get_request(key: bytes, more: bytes = b"") -> bytes:
+    """Asks for one session's entry; answered by it, or by an errno (ENOENT: there is none).
+
+    more: further attributes, such as the zone.
+    """
+    return message(CT_GET, NLM_F_REQUEST, _family(key), nest(TUPLE_ORIG, key) + more)
+
+
+def delete_request(key: bytes, more: bytes = b"") -> bytes:
     """Asks the kernel to forget one session; answered by an errno (0: done, ENOENT: gone)."""
-    family = AF_INET if len(key) == min(_TUPLES) else AF_INET6
-    return message(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, family, nest(TUPLE_ORIG, key))
+    flags = NLM_F_REQUEST | NLM_F_ACK
+    return message(CT_DELETE, flags, _family(key), nest(TUPLE_ORIG, key) + more)
+
+
+def find_request(key: bytes) -> bytes:
+    """Asks for one session's entries in all zones, by a walk through the whole table."""
+    exact = _BY_SRC | _BY_DST | _BY_NUM | _BY_SRC_PORT | _BY_DST_PORT
+    by = attribute(1, exact.to_bytes(4, sys.byteorder)) + attribute(2, bytes(4))
+    request = nest(TUPLE_ORIG, key) + nest(FILTER, by)
+    return message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, _family(key), request)
+
+
+def _family(key: bytes) -> int:
+    return AF_INET if len(key) == min(_TUPLES) else AF_INET6
 
 
 def _dump_scope(message: bytes) -> tuple[int, int]:

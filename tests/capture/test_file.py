@@ -16,8 +16,9 @@ from dpsd.capture.file import About, Capture, Writer
 from dpsd.core.events import Endpoints
 from dpsd.core.peers import parse_network
 from dpsd.errors import BadArgument
-from dpsd.kernel import conntrack, sockdiag
+from dpsd.kernel import sockdiag
 from dpsd.kernel.ctnetlink import HEADER, attribute, key_of
+from dpsd.kernel.ending.entries import Entries
 from dpsd.kernel.host import Host
 from tests.capture.test_capture import GUILTY, HEAD, records
 from tests.captures import scenes
@@ -108,8 +109,9 @@ def test_what_the_host_ended_is_no_abort(tmp_path: Path, monkeypatch: pytest.Mon
         ends = Endpoints(ip_address(peer).packed, MAIL4.packed, port, 25)
         with stage.net.mail.entered():
             session = sockdiag.Session(ends.server, 25, ends.peer, port)
-            sockdiag.end_sessions([session])
-            assert conntrack.forget([key_of(ends)]) == 1
+            assert sockdiag.destroy([session]) == [0]
+            entries = Entries()
+            assert entries.forget(entries.look([key_of(ends)]).values()) == 1
         by_peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         by_peer.close()
         by_host.close()

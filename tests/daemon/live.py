@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ PORTS = (22, 25, 465, 587)
 GREETING = b"220 mail.example.net\r\n"
 MAIL = b"Received: from somewhere by somewhere else\r\n" * 30
 """Part of a mail: no server says anything to that."""
+HOST: Mapping[int, str] = {4: str(MAIL4), 6: str(MAIL6)}
 CONTROL = {4: source4(HONEST4, 20_000), 6: source6(HONEST6, 20_000)}
 """Peers that nobody ever lists: what reaches the server from them shows that the wire works."""
 
@@ -103,11 +104,17 @@ class Server:
 
 
 class MailHost:
-    """The lab's network with a server on the mail host's ports, 22 among them."""
+    """The lab's network with a server on the mail host's ports, 22 among them.
 
-    def __init__(self, net: Net) -> None:
+    It may be behind the mail host: in another namespace, where peers reach it by other addresses.
+    """
+
+    def __init__(
+        self, net: Net, space: Namespace | None = None, address: Mapping[int, str] = HOST
+    ) -> None:
         self.net = net
-        self.server = Server(net.mail)
+        self.address = address
+        self.server = Server(space or net.mail)
         self._held: list[socket.socket] = []
 
     def __enter__(self) -> Self:
@@ -121,21 +128,25 @@ class MailHost:
 
     def start(self, peer: str, port: int = 25) -> socket.socket:
         """A connection from a peer's address, begun and not yet answered."""
-        family, server = (socket.AF_INET6, MAIL6) if ":" in peer else (socket.AF_INET, MAIL4)
+        family, version = (socket.AF_INET6, 6) if ":" in peer else (socket.AF_INET, 4)
         with self.net.world.entered():
             client = socket.socket(family, socket.SOCK_STREAM)
         client.setblocking(False)
         client.bind((peer, 0))
-        client.connect_ex((str(server), port))
+        client.connect_ex((self.address[version], port))
         return client
 
     def session(self, peer: str, port: int = 25) -> socket.socket:
         """A connection that stands at both ends, until hang_up() at the latest."""
-        client = self.start(peer, port)
-        self._held.append(client)
+        client = self.hold(self.start(peer, port))
         assert _connected(client, PATIENCE), f"{peer} doesn't reach port {port}"
         assert eventually(lambda: self.server.has(client)), f"{peer}: not accepted on port {port}"
         assert said(client) == GREETING
+        return client
+
+    def hold(self, client: socket.socket) -> socket.socket:
+        """Keep this one until hang_up(), too."""
+        self._held.append(client)
         return client
 
     def held(self) -> int:

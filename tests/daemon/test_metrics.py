@@ -17,6 +17,7 @@ from dpsd import __version__
 from dpsd.config.kinds import Address
 from dpsd.daemon.endpoint import Endpoint
 from dpsd.daemon.metrics import Snapshot
+from dpsd.kernel.ending.outcome import Why
 from tests.daemon.conftest import Make
 from tests.daemon.live import CONTROL, MailHost, ended, eventually
 from tests.lab.net import Namespace
@@ -34,6 +35,7 @@ STATUS: dict[str, Any] = {
     "lists": {"white": 2, "black": 1, "block": 30},
     "verdicts": {"black": 1, "block": 31},
     "ended": 60,
+    "not_ended_why": {"no_answer": 3},
     "dropped": {"packets": 700, "bytes": 42000},
     "server_leaks": {"CLOSE_WAIT": 33},
     "repairs": 1,
@@ -91,6 +93,8 @@ def test_a_snapshot_as_metrics() -> None:
         "dpsd_events_lost_total": 1,
         "dpsd_events_skipped_total": 2,
         "dpsd_sessions_ended_total": 60,
+        **{f"dpsd_sessions_not_ended_total{{why={why}}}": 0 for why in Why},
+        "dpsd_sessions_not_ended_total{why=no_answer}": 3,
         "dpsd_table_repairs_total": 1,
         "dpsd_dropped_packets_total": 700,
         "dpsd_dropped_bytes_total": 42000,

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from dpsd.kernel.ending.ender import Ender
+from tests.kernel.behind import Behind, server_behind
 from tests.kernel.netns import MailHost, fresh, inside, run
 
 
@@ -51,3 +53,18 @@ def mail_host(namespace: int) -> Iterator[MailHost]:
         }
         assert namespace  # this thread is in it
         yield MailHost(peers, listeners)
+
+
+@pytest.fixture
+def behind(mail_host: MailHost) -> Iterator[Behind]:
+    """A server behind this namespace, which forwards and keeps track of sessions."""
+    with server_behind(mail_host) as made:
+        yield made
+
+
+@pytest.fixture
+def ender() -> Iterator[Ender]:
+    """Leaves nothing in the kernel."""
+    made = Ender()
+    yield made
+    made.close()

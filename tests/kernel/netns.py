@@ -73,14 +73,14 @@ def eventually(true: Callable[[], bool], seconds: float = 5) -> bool:
     return True
 
 
-def connect(peer: str, server: str, port: int) -> socket.socket:
+def connect(peer: str, server: str, port: int, peer_port: int = 0) -> socket.socket:
     """A connection that a peer's address starts; returns before it is answered."""
     version = socket.AF_INET6 if ":" in peer else socket.AF_INET
     client = socket.socket(version, socket.SOCK_STREAM)
     client.setblocking(False)
     if version == socket.AF_INET6:  # else a route of type local isn't enough to bind
         client.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-    client.bind((peer, 0))
+    client.bind((peer, peer_port))
     client.connect_ex((server, port))
     return client
 

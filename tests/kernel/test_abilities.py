@@ -1,6 +1,8 @@
 """`dpsd check` names what this kernel lacks, and changes nothing."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +16,15 @@ from dpsd.config import Config
 from dpsd.errors import KernelError
 from dpsd.kernel import abilities, sockdiag
 from dpsd.kernel.abilities import Problem, problems
+from dpsd.kernel.ending import rule
 from tests.kernel.netns import run
 
 CONFIG = Config()
+PRINTED = """
+from dpsd.config import Config
+from dpsd.kernel.abilities import problems
+print(problems(Config()))
+"""
 SYSCTL = Path("/proc/sys/net/netfilter")
 
 
@@ -78,6 +86,7 @@ def test_a_user_without_rights() -> None:
         "conntrack events",
         "nftables",
         "ending sessions",
+        "ending sessions of servers behind this host",
     ]
     assert all("CAP_NET_ADMIN" in each.mend for each in found)
 
@@ -117,6 +126,29 @@ def test_a_kernel_that_cant_end_sessions(monkeypatch: pytest.MonkeyPatch, wanted
     assert [(each.severity, each.mend) for each in found] == (
         [("error", "set enforce.end_sessions = false")] if wanted else []
     )
+
+
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize(("gateway", "severity"), [(True, "error"), (False, "warning")])
+def test_sessions_behind_this_host_cant_be_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gateway: bool, severity: str
+) -> None:
+    ruleset = tmp_path / "ending.nft"
+    ruleset.write_text("table inet dpsd_ending { chain c { nonsense } }\n")
+    monkeypatch.setattr(rule, "shipped", lambda _: ruleset)
+    addresses = (CONFIG.white[0],) if gateway else ()
+    protect = replace(CONFIG.protect, addresses=addresses)
+    found = problems(replace(CONFIG, protect=protect))
+    assert told(found) == [(severity, "ending sessions of")]
+    assert "table inet dpsd_ending can't be loaded" in found[0].text
+    assert problems(replace(CONFIG, enforce=replace(CONFIG.enforce, end_sessions=False))) == []
+
+
+@pytest.mark.usefixtures("host")
+def test_ports_below_1024_take_a_right_of_their_own() -> None:
+    command = ["setpriv", "--bounding-set=-net_bind_service", sys.executable, "-c", PRINTED]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "not those of peers that use a port below 1024" in told
 
 
 @pytest.mark.usefixtures("host")

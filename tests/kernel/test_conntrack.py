@@ -1,4 +1,4 @@
-"""The conntrack sockets on the real kernel: what they pass on, lose, dump and forget."""
+"""The conntrack sockets on the real kernel: what they pass on, lose and dump."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from dpsd.core.events import BEGIN, DESTROY, END, ENTRY, LOST, UPDATE, Event, St
 from dpsd.daemon.listener import Listener
 from dpsd.errors import NotPermitted
 from dpsd.kernel import conntrack
-from dpsd.kernel.conntrack import NETLINK_NETFILTER, Dump, Events, LostEvents, forget
+from dpsd.kernel.conntrack import NETLINK_NETFILTER, Dump, Events, LostEvents
 from dpsd.kernel.ctnetlink import Decoder, endpoints
 from tests.kernel.netns import MailHost, connect, established, eventually, inside, run
 
@@ -293,31 +293,6 @@ def test_bytes_are_counted_if_the_kernel_is_told_to(stage: Stage) -> None:
     assert measures["2001"].packets >= 2
 
 
-# Deletion
-
-
-def test_exactly_one_session_is_forgotten(stage: Stage) -> None:
-    stage.open(4, number=3)
-    stage.open(6, number=3)
-    before, _ = entries([25])
-    for version in (4, 6):
-        gone = next(e[1] for e in before if len(endpoints(e[1]).peer) == {4: 4, 6: 16}[version])
-        assert forget([gone]) == 1
-        after, _ = entries([25])
-        assert {e[1] for e in before} - {e[1] for e in after} == {gone}
-        assert forget([gone]) == 0  # it is gone already
-        before = after
-
-
-def test_many_are_forgotten_at_once(stage: Stage) -> None:
-    stage.open(4, number=50)
-    found, _ = entries([25])
-    keys = [event[1] for event in found]
-    assert forget(keys[:40] + keys[:40]) == 40
-    assert {event[1] for event in entries([25])[0]} == set(keys[40:])
-    assert forget([]) == 0
-
-
 # Rights and descriptors
 
 
@@ -326,8 +301,6 @@ def test_nobody_may_not() -> None:
     with nobody():
         with pytest.raises(NotPermitted, match="CAP_NET_ADMIN"):
             Events([25], ROOM)
-        with pytest.raises(NotPermitted, match="CAP_NET_ADMIN"):
-            forget([b"\0" * 48])
         with pytest.raises(NotPermitted, match="CAP_NET_ADMIN"):
             Listener([25], ROOM, lambda _: None)
 
@@ -338,7 +311,6 @@ def test_no_descriptor_stays_open() -> None:
     for _ in range(3):
         Events([25], ROOM).close()
         Dump().close()
-        forget([])
         with nobody(), suppress(NotPermitted):
             Listener([25], ROOM, lambda _: None)
         Listener([25], ROOM, lambda _: None).close()
