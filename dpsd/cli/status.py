@@ -85,7 +85,7 @@ def store_problem(config: Config) -> DpsdError | None:
     """Why the store couldn't be used as it is; None when it could. Creates nothing."""
     path = Path(config.store.url.removeprefix("sqlite://"))
     try:
-        if path.exists() and path.stat().st_size:
+        if os.path.lexists(path) and (path.is_symlink() or path.stat().st_size):
             Store.open(config.store.url).close()
         elif not path.parent.is_dir():
             return Unavailable(f"store {path}: its directory doesn't exist; create it")

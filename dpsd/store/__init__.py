@@ -3,7 +3,8 @@
 store.py      every query
 records.py    what goes in and comes out
 schema.py     the tables, and the way to them from older ones
-connecting.py the URL, the file and its owner, faults told in words
+connecting.py the URL, the connection, faults told in words
+files.py      the files and their owner; no link is followed
 claim.py      one daemon to a store
 """
 

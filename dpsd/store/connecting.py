@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from dpsd.errors import DpsdError, NotPermitted, StoreError
+from dpsd.store import files
 
 BUSY = 5.0  # seconds that a writer waits for another one
 
@@ -61,13 +62,17 @@ def name_of(url: URL) -> str:
 
 
 def connect(url: URL) -> Connection:
-    """Open the one connection of this process. An absent SQLite file is made first, empty."""
+    """Open the one connection of this process. An absent SQLite file is made first, empty.
+
+    SQLite itself follows no link in place of -wal, -shm and -journal (O_NOFOLLOW).
+    """
     options: dict[str, Any] = {"future": True, "poolclass": NullPool}
     if url.get_backend_name() == "sqlite":
         # No isolation level: the driver then never begins a transaction by itself, Store does.
         options["connect_args"] = {"timeout": BUSY, "isolation_level": None}
     if (path := path_of(url)) is not None:
-        make_file(path)
+        files.examine(path)
+        files.make(path)
     try:
         db: Connection = create_engine(url, **options).connect()
     except ImportError as error:
@@ -89,32 +94,15 @@ def shrink(db: Connection) -> None:
     db.connection.cursor().executescript("PRAGMA incremental_vacuum(2000)")
 
 
-def make_file(path: Path) -> None:
-    """Create an empty file of mode 0660 unless there is one; OSError when that can't be done.
-
-    Made by root it gets its directory's owner and group: a command run before the daemon's first
-    start must not lock the daemon's user out. SQLite gives -wal and -shm the same owner and mode.
-    """
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o660)
-    except FileExistsError:
-        if path.is_dir():
-            raise StoreError("is a directory; [store] url must name a file") from None
-        return
-    try:
-        if os.geteuid() == 0:
-            home = path.parent.stat()
-            os.fchown(file, home.st_uid, home.st_gid)
-        os.fchmod(file, 0o660)  # whatever the umask
-    finally:
-        os.close(file)
-
-
 @contextmanager
 def told(name: str, path: Path | None) -> Iterator[None]:
-    """Turn whatever the store raises into StoreError or NotPermitted, with its name and a hint."""
+    """Turn whatever the store raises into StoreError or NotPermitted, with its name and a hint.
+
+    Meanwhile this thread reaches only what the owner of the store's folder does.
+    """
     try:
-        yield
+        with files.as_owner(path):
+            yield
     except DpsdError as error:
         raise type(error)(f"store {name}: {error}") from error
     except DBAPIError as error:
