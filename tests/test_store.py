@@ -714,3 +714,37 @@ def test_evidence_is_the_same_when_it_comes_back() -> None:
     assert evidence_of(saved, lambda at: at - 5) == evidence
     with pytest.raises(ValueError, match="nonsense"):
         evidence_of({**saved, "kind": "nonsense"})
+
+
+def test_who_came_first_has_the_say(url: str, store: Store) -> None:
+    with Store.open(url) as operator:
+        lasting = entry(until=9000.0, source="operator")
+        operator.commit([add(lasting)])
+    other = entry("192.0.2.2/32")
+    done = store.record([add(entry()), add(other)], node="mx1", known=0)
+    assert (done.revision, done.made, done.refused) == (2, True, [add(entry())])
+    assert store.entries(0) == [lasting, other]
+    done = store.record([add(entry())], node="mx1", known=1)  # it knows of the operator's word
+    assert done == (3, True, [])
+
+
+def test_an_edit_is_one_transaction(url: str, store: Store) -> None:
+    committed = threading.Event()
+
+    def edit() -> None:
+        with Store.open(url) as other:
+            other.commit([add(entry(until=9000.0))])
+        committed.set()
+
+    another = threading.Thread(target=edit)
+    with store.editing():
+        assert store.covering(entry().peer, 0) == []
+        another.start()
+        assert not committed.wait(0.2)
+        assert store.commit([add(entry())]) == 1
+    another.join()
+    assert store.revision() == 2
+    with pytest.raises(RuntimeError), store.editing():
+        store.commit([remove(entry())])
+        raise RuntimeError
+    assert (len(store.entries(0)), store.revision()) == (1, 2)

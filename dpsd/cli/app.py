@@ -489,7 +489,8 @@ def _commit(settings: Config, change: Callable[["Editor"], "Done"], source: str 
 
     by = OPERATOR if source is None else program(source)
     with Store.open(settings.store.url) as store:
-        done = change(Editor(store, settings, time.time(), by))
+        with store.editing():
+            done = change(Editor(store, settings, time.time(), by))
         for warning in done.warnings:
             output.warn(warning)
         applied = "" if done.revision is None else wait_until_applied(store, done.revision)

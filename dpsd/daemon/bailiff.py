@@ -76,6 +76,7 @@ class Bailiff:
     async def follow(self, recorded: Sequence[Recorded]) -> None:
         """Do to the lists and the kernel what was done to the store. Raises DpsdError."""
         engine, changes = self._engine, list[Change]()
+        self._keeper.supersede({record.entry.peer for record in recorded})
         for record in recorded:
             entry = record.entry
             if record.action is Action.ADD:

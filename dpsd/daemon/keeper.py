@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from dpsd.core.given import Given, changes, may_overrule
 from dpsd.core.lists import Entry, ListName
+from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.errors import DpsdError, StoreError
 from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store
@@ -89,15 +90,16 @@ class Keeper:
 
         def work(store: Store) -> None:
             now = time.time()
-            overruled = {
-                peer
-                for peer in wanted.entries
-                if any(e.peer == peer and may_overrule(e) for e in store.covering(peer, now))
-            }
-            gone, new = changes(wanted, store.entries(now, ListName.WHITE), overruled)
-            records = [Record(Action.REMOVE, each, now) for each in gone]
-            records += [Record(Action.ADD, replace(each, created_at=now), now) for each in new]
-            store.commit(records)
+            with store.editing():
+                overruled = {
+                    peer
+                    for peer in wanted.entries
+                    if any(e.peer == peer and may_overrule(e) for e in store.covering(peer, now))
+                }
+                gone, new = changes(wanted, store.entries(now, ListName.WHITE), overruled)
+                records = [Record(Action.REMOVE, each, now) for each in gone]
+                records += [Record(Action.ADD, replace(each, created_at=now), now) for each in new]
+                store.commit(records)
 
         await self.run(work)
 
@@ -131,14 +133,23 @@ class Keeper:
         now = time.time()
         self._waiting += [Record(action, self._outward(entry), now) for entry in entries]
 
+    def supersede(self, peers: Collection[Network]) -> None:
+        """Somebody else's word on these peers is taken over now: what waits comes before it."""
+        self._waiting = [
+            each
+            for each in self._waiting
+            if each.action is not Action.ADD or each.entry.peer not in peers
+        ]
+
     async def flush(self) -> None:
         """Write what is waiting; a failure is logged and tried again with the next flush."""
         records, self._waiting = self._waiting, []
         if not records:
             return
-        commit = self._thread.submit(lambda: self._opened().commit(records, self.node))
+        known = self.applied
+        commit = self._thread.submit(lambda: self._opened().record(records, self.node, known))
         try:
-            number = await asyncio.wrap_future(commit)
+            done = await asyncio.wrap_future(commit)
         except DpsdError as problem:
             self._waiting = (records + self._waiting)[-MOST_WAITING:]
             self._complain("flush", f"{problem}; {len(self._waiting)} verdicts only in the kernel")
@@ -148,8 +159,10 @@ class Keeper:
                 self._waiting = records + self._waiting
             raise
         self._failing.discard("flush")
-        if number == self.applied + 1:
-            self.applied = number
+        for record in done.refused:
+            log.info("%s: somebody else changed it first; that holds", record.entry.peer)
+        if done.made and done.revision == self.applied + 1:
+            self.applied = done.revision
 
     async def save(self, rows: list[PeerRow]) -> None:
         """Write peers' scores; a failure is logged, they change again anyway."""

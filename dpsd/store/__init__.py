@@ -8,7 +8,7 @@ files.py      the files and their owner; no link is followed
 claim.py      one daemon to a store
 """
 
-from dpsd.store.records import Action, Node, PeerRow, Pruned, Record, Recorded
+from dpsd.store.records import Action, Committed, Node, PeerRow, Pruned, Record, Recorded
 from dpsd.store.rows import evidence_json, evidence_of
 from dpsd.store.schema import SCHEMA
 from dpsd.store.store import Store
@@ -16,6 +16,7 @@ from dpsd.store.store import Store
 __all__ = [
     "SCHEMA",
     "Action",
+    "Committed",
     "Node",
     "PeerRow",
     "Pruned",

@@ -25,6 +25,7 @@ from dpsd.store import claim, connecting, schema
 from dpsd.store.connecting import told
 from dpsd.store.records import (
     Action,
+    Committed,
     Node,
     PeerRow,
     Pruned,
@@ -60,6 +61,7 @@ class Store:
         self.path = connecting.path_of(url)  # None: no file (another database, or in memory)
         self._sqlite = url.get_backend_name() == "sqlite"
         self._claim: int | None = None
+        self._edited = False  # in a transaction of editing()
         with told(self._name, self.path):
             self._db: Connection = connecting.connect(url)
         self._seen: tuple[int, int] = (0, 0)
@@ -148,9 +150,24 @@ class Store:
         What has no effect (a removal of what isn't there, an expiry of what was prolonged) is
         left out of history; when nothing has any, the revision stays as it was.
         """
+        return self.record(records, node).revision
+
+    def record(
+        self, records: Sequence[Record], node: str = "", known: int | None = None
+    ) -> Committed:
+        """As commit(), for a node that knows what was committed up to a revision.
+
+        Who comes first has the say: what somebody else changed since isn't known to the node yet,
+        so nothing is added for the same peers.
+        """
         keyed = [(key_of(record.entry), record) for record in records]
         with self._writing() as db:
             number = int(db.execute(select(revision.c.value).with_for_update()).scalar_one())
+            changed = set[str]() if known is None else _changed_by_others(db, known, node)
+            refused = [r for key, r in keyed if r.action is Action.ADD and key[1] in changed]
+            if refused:
+                late = set(map(id, refused))
+                keyed = [(key, record) for key, record in keyed if id(record) not in late]
             made = effect(keyed, _expiries(db, keyed))
             if made.done:
                 number += 1
@@ -160,7 +177,34 @@ class Store:
                 db.execute(update(revision).values(value=number))
         if made.done and self._seen[0] == number - 1:
             self._seen = (number, self._seen[1])  # one's own change is no news
-        return number
+        return Committed(number, bool(made.done), refused)
+
+    @contextmanager
+    def editing(self) -> Iterator[None]:
+        """What is read and committed within is one transaction; undone when anything is raised.
+
+        Nobody else changes anything between the look and the change.
+        """
+        with told(self._name, self.path):
+            transaction = self._db.begin()
+            if self._sqlite:
+                try:
+                    self._db.exec_driver_sql("BEGIN IMMEDIATE")
+                except BaseException:
+                    transaction.rollback()
+                    raise
+        self._edited = True
+        try:
+            yield
+        except BaseException:
+            with told(self._name, self.path):
+                transaction.rollback()
+            raise
+        else:
+            with told(self._name, self.path):
+                transaction.commit()
+        finally:
+            self._edited = False
 
     def revision(self) -> int:
         """The number of the last commit; 0 at first."""
@@ -331,6 +375,10 @@ class Store:
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Connection]:
         """A transaction, undone when anything is raised; on SQLite it begins as told, or not."""
+        if self._edited:  # within editing()
+            with told(self._name, self.path):
+                yield self._db
+            return
         with told(self._name, self.path), self._db.begin():
             if self._sqlite and begin:
                 self._db.exec_driver_sql(begin)
@@ -356,6 +404,12 @@ class Store:
 
 def _in_force(now: float) -> Any:
     return or_(entries.c.expires_at.is_(None), entries.c.expires_at > now)
+
+
+def _changed_by_others(db: Connection, since: int, node: str) -> set[str]:
+    """The peers that somebody else than a node changed after a revision."""
+    newer = select(history.c.peer).where(history.c.revision > since, history.c.node != node)
+    return {row.peer for row in db.execute(newer)}
 
 
 def _expiries(db: Connection, keyed: Sequence[tuple[Key, Record]]) -> dict[Key, float | None]:

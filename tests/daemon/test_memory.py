@@ -114,7 +114,7 @@ def test_a_verdict_is_written_once_though_the_flush_was_cancelled(
 ) -> None:
     """As at a stop, when the disk is slow."""
     entry = Entry(ListName.BLOCK, PEER, "", "score", time.time(), time.time() + 60)
-    working, go_on, commit = Event(), Event(), Store.commit
+    working, go_on, commit = Event(), Event(), Store.record
 
     def slowly(*arguments: Any) -> Any:
         working.set()
@@ -126,7 +126,7 @@ def test_a_verdict_is_written_once_though_the_flush_was_cancelled(
         async def stop() -> None:
             work: list[asyncio.Task[Any]] = []
             if begun:
-                monkeypatch.setattr(Store, "commit", slowly)
+                monkeypatch.setattr(Store, "record", slowly)
             else:
                 work.append(asyncio.create_task(keeper.run(slowly_idle)))
             keeper.write(Action.ADD, [entry])
