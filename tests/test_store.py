@@ -744,7 +744,12 @@ def test_an_edit_is_one_transaction(url: str, store: Store) -> None:
         assert store.commit([add(entry())]) == 1
     another.join()
     assert store.revision() == 2
-    with pytest.raises(RuntimeError), store.editing():
-        store.commit([remove(entry())])
-        raise RuntimeError
+
+    def interrupted() -> None:
+        with store.editing():
+            store.commit([remove(entry())])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert (len(store.entries(0)), store.revision()) == (1, 2)

@@ -59,12 +59,12 @@ class Editor:
 
     def block(self, peer: Network, seconds: float | None, reason: str) -> Done:
         """Put a peer on the block list for so long, or on the black one for good (None)."""
-        self._refuse_own(peer)
+        check_own(self.config, peer)
         covering = self._covering(peer)
         if (other := self._longer(peer, covering, seconds)) is not None:
-            until = _until(other.expires_at, self.now)
+            lasts = until(other.expires_at, self.now)
             name = self._name(peer)
-            return Done(f"{name} stays on the {other.list} list {until}, by {other.source}", None)
+            return Done(f"{name} stays on the {other.list} list {lasts}, by {other.source}", None)
         # An operator's word comes before what the host and its mail server say of just this peer.
         given = (HOST, POSTFIX) if self.source == OPERATOR else ()
         exact = [e for e in covering if e.peer == peer]
@@ -139,13 +139,13 @@ class Editor:
     def _put(self, entry: Entry, freed: Iterable[Entry], warnings: list[str]) -> Done:
         records = [Record(Action.ADD, entry, self.now), *map(self._removal, freed)]
         number = self.store.commit(records)
-        until = _until(entry.expires_at, self.now)
-        message = f"{self._name(entry.peer)} is on the {entry.list} list {until}"
+        lasts = until(entry.expires_at, self.now)
+        message = f"{self._name(entry.peer)} is on the {entry.list} list {lasts}"
         return Done(message, number, warnings)
 
     def _entry(self, name: ListName, peer: Network, reason: str, seconds: float | None) -> Entry:
-        until = None if seconds is None else self.now + seconds
-        return Entry(name, peer, reason, self.source, self.now, until)
+        ends = None if seconds is None else self.now + seconds
+        return Entry(name, peer, reason, self.source, self.now, ends)
 
     def _removal(self, entry: Entry) -> Record:
         by = Entry(entry.list, entry.peer, "", self.source, self.now)
@@ -194,18 +194,22 @@ class Editor:
             if e.source in (HOST, POSTFIX) and e.peer != peer and holds(peer, e.peer)
         ]
 
-    def _refuse_own(self, peer: Network) -> None:
-        for address in own.addresses():
-            if holds(peer, address):
-                what = f"this host's own address {address.network_address}"
-                raise BadArgument(f"{self._name(peer)} can't be blocked: it covers {what}")
-        for protected in self.config.protect.addresses:
-            if holds(peer, protected):
-                what = f"{self._name(protected)}, which is protected (protect.addresses)"
-                raise BadArgument(f"{self._name(peer)} can't be blocked: it covers {what}")
+
+def check_own(config: Config, peer: Network) -> None:
+    """Refuse to block what would lock this host or a protected server out; BadArgument."""
+    name = config.peers.size.text
+    for address in own.addresses():
+        if holds(peer, address):
+            what = f"this host's own address {address.network_address}"
+            raise BadArgument(f"{name(peer)} can't be blocked: it covers {what}")
+    for protected in config.protect.addresses:
+        if holds(peer, protected):
+            what = f"{name(protected)}, which is protected (protect.addresses)"
+            raise BadArgument(f"{name(peer)} can't be blocked: it covers {what}")
 
 
-def _until(expires_at: float | None, now: float) -> str:
+def until(expires_at: float | None, now: float) -> str:
+    """How long an entry lasts, in words."""
     if expires_at is None:
         return "for good"
     return f"until {moment(expires_at)} ({format_duration(expires_at - now)})"

@@ -20,6 +20,7 @@ from dpsd.daemon.adoption import adoptable
 from dpsd.daemon.bailiff import Bailiff
 from dpsd.daemon.claim import Claim
 from dpsd.daemon.clock import Clock
+from dpsd.daemon.control import Control
 from dpsd.daemon.guard import AGAIN, Guard
 from dpsd.daemon.keeper import Keeper, News
 from dpsd.daemon.leaks import MINUTE, Leaks
@@ -55,7 +56,6 @@ class Daemon:
         self._host = host.look()
         self._mail = MailServer()
         self._engine = assembly.engine(self._config, self._host, Lists())
-        self._claim = Claim()
         self._guard = Guard(self._spec(self._config), self._clock, self._elements)
         self._listener: Listener | None = None
         self._schedule = Schedule()
@@ -63,6 +63,8 @@ class Daemon:
         self._bailiff = Bailiff(
             self._engine, self._guard, self._keeper, self._memory, self._clock, self._schedule
         )
+        control = Control(self._engine, self._bailiff, self._keeper, self._clock, lambda: self.mode)
+        self._claim = Claim(control.may, control.answer)
         self._leaks = Leaks()
         self._metrics = Metrics(self._config)
         self._reloading = asyncio.Lock()

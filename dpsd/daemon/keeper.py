@@ -19,7 +19,7 @@ from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.errors import DpsdError, StoreError
-from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store
+from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store, path_of
 
 T = TypeVar("T")
 log = logging.getLogger("dpsd")
@@ -42,6 +42,7 @@ class Keeper:
     def __init__(self, url: str, clock: Clock) -> None:
         self.node = socket.gethostname()
         self.applied = 0  # the revision that the engine and the kernel have
+        self.path = path_of(url)  # None: no file
         self._url = url
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, "store")
@@ -52,6 +53,7 @@ class Keeper:
         self._failing: set[str] = set()  # what has been told to fail
         self._file: tuple[int, int] | None = None
         self._behind = False  # there is news that isn't applied yet
+        self._flushing = set[asyncio.Future[None]]()
         self._last_beat: tuple[str, int, dict[str, Any]] | None = None
 
     async def run(self, work: Callable[[Store], T]) -> T:
@@ -82,8 +84,12 @@ class Keeper:
         self.applied = await self.run(Store.revision)
         entries = await self.run(lambda store: store.entries(time.time()))
         self._behind = False
-        waiting = [record.entry for record in self._waiting if record.action is Action.ADD]
-        return [self._inward(entry) for entry in (*entries, *waiting)]
+        lists = {(entry.list, entry.peer): entry for entry in entries}
+        for record in self._waiting:
+            lists.pop((record.entry.list, record.entry.peer), None)
+            if record.action is Action.ADD:
+                lists[record.entry.list, record.entry.peer] = record.entry
+        return [self._inward(entry) for entry in lists.values()]
 
     async def agree(self, wanted: Given) -> None:
         """Make the entries that are given by the configuration and others those, and no more."""
@@ -163,6 +169,14 @@ class Keeper:
             log.info("%s: somebody else changed it first; that holds", record.entry.peer)
         if done.made and done.revision == self.applied + 1:
             self.applied = done.revision
+
+    async def wrote(self, within: float) -> bool:
+        """Whether everything is in the store by so many seconds from now; else it is tried on."""
+        flushing = asyncio.ensure_future(self.flush())
+        self._flushing.add(flushing)
+        flushing.add_done_callback(self._flushing.discard)
+        done, _ = await asyncio.wait({flushing}, timeout=within)
+        return bool(done) and not self._waiting
 
     async def save(self, rows: list[PeerRow]) -> None:
         """Write peers' scores; a failure is logged, they change again anyway."""

@@ -8,6 +8,7 @@ files.py      the files and their owner; no link is followed
 claim.py      one daemon to a store
 """
 
+from dpsd.store.connecting import file_of as path_of
 from dpsd.store.records import Action, Committed, Node, PeerRow, Pruned, Record, Recorded
 from dpsd.store.rows import evidence_json, evidence_of
 from dpsd.store.schema import SCHEMA
@@ -25,4 +26,5 @@ __all__ = [
     "Store",
     "evidence_json",
     "evidence_of",
+    "path_of",
 ]

@@ -56,6 +56,11 @@ def path_of(url: URL) -> Path | None:
     return Path(str(url.database)).absolute()
 
 
+def file_of(url: str) -> Path | None:
+    """The SQLite file that a configured URL names; StoreError as for parse()."""
+    return path_of(parse(url))
+
+
 def name_of(url: URL) -> str:
     """What messages call the store: its path, or its URL without the password."""
     return str(path_of(url) or url.render_as_string(hide_password=True))

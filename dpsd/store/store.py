@@ -158,13 +158,13 @@ class Store:
         """As commit(), for a node that knows what was committed up to a revision.
 
         Who comes first has the say: what somebody else changed since isn't known to the node yet,
-        so nothing is added for the same peers.
+        so no verdict is added for the same peers.
         """
         keyed = [(key_of(record.entry), record) for record in records]
         with self._writing() as db:
             number = int(db.execute(select(revision.c.value).with_for_update()).scalar_one())
             changed = set[str]() if known is None else _changed_by_others(db, known, node)
-            refused = [r for key, r in keyed if r.action is Action.ADD and key[1] in changed]
+            refused = [r for key, r in keyed if _is_verdict(r) and key[1] in changed]
             if refused:
                 late = set(map(id, refused))
                 keyed = [(key, record) for key, record in keyed if id(record) not in late]
@@ -404,6 +404,10 @@ class Store:
 
 def _in_force(now: float) -> Any:
     return or_(entries.c.expires_at.is_(None), entries.c.expires_at > now)
+
+
+def _is_verdict(record: Record) -> bool:
+    return record.action is Action.ADD and record.entry.source == SCORE
 
 
 def _changed_by_others(db: Connection, since: int, node: str) -> set[str]:

@@ -1,12 +1,21 @@
 """An operator's word holds, whatever the daemon decides at the same moment."""
 
+import contextlib
+import json
 import os
 import signal
+import sqlite3
 import threading
+import time
+from collections.abc import Iterator
+
+import pytest
 
 from tests.daemon.conftest import Make
 from tests.daemon.live import MailHost, Nft, at_once, eventually, listed
+from tests.daemon.test_bad_input import STRANGER
 from tests.daemon.test_verdicts import LASTING, QUICK
+from tests.lab.dpsd import Dpsd
 
 PEERS = tuple(f"10.99.190.{number}" for number in range(1, 9))
 
@@ -39,3 +48,54 @@ def test_a_verdict_at_the_same_moment_gives_way(make: Make, host: MailHost, nft:
         assert (kernel[peer] or 0) > 6 * 86_400, peer
     at_once(daemon, *(f"unblock {peer}" for peer in PEERS))
     assert all(map(host.reached, PEERS))
+
+
+@pytest.fixture
+def locked(daemon: Dpsd) -> Iterator[Dpsd]:
+    """A daemon whose store another process keeps to itself."""
+    at_once(daemon, "block 10.99.191.1 --for 1h")
+    with contextlib.closing(sqlite3.connect(daemon.directory / "dpsd.db")) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield daemon
+        db.rollback()
+
+
+def test_a_locked_store_delays_no_operator(locked: Dpsd, host: MailHost) -> None:
+    began = time.monotonic()
+    freeing = threading.Thread(target=locked.cli, args=("unblock", "10.99.191.1"))
+    freeing.start()
+    assert eventually(lambda: host.reached("10.99.191.1"), 3)
+    assert time.monotonic() - began < 5, "it waited for the store"
+    blocking = threading.Thread(target=locked.cli, args=("block", "10.99.191.2"))
+    blocking.start()
+    assert eventually(lambda: host.drops("10.99.191.2"), 3)
+    freeing.join()
+    blocking.join()
+
+
+def test_who_may_not_change_the_store_may_not_ask_the_daemon(locked: Dpsd, host: MailHost) -> None:
+    words = json.dumps({
+        "store": f"{locked.directory}/dpsd.db",
+        "edits": [
+            {
+                "command": "unblock", "peer": "10.99.191.1/32", "seconds": None, "reason": "",
+                "source": "operator",
+            }
+        ],
+    })  # fmt: skip
+    code = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
+        "s.connect('\0dpsd'); s.send(sys.argv[1].encode()); print(s.recv(65536).decode())"
+    )
+    python = ("/usr/bin/python3", "-c", code, words)
+
+    def said(*become: str) -> str:
+        return host.net.mail.run(*become, *python, check=False).stdout
+
+    ids = (f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
+    locked.directory.chmod(0o2770)
+    assert said("setpriv", *ids).strip() == ""
+    assert host.drops("10.99.191.1")
+    os.chown(locked.directory, 0, STRANGER)  # now he is one of the group
+    assert '"code": 0' in said("setpriv", *ids)
+    assert host.reached("10.99.191.1")
