@@ -675,14 +675,17 @@ def test_a_file_that_may_only_be_read_is_read(place: Path, url: str) -> None:
 
 @as_root
 def test_a_read_only_file_system(place: Path, url: str) -> None:
-    Store.open(url).close()
+    with Store.open(url) as store:
+        store.commit([add(entry())])
     code = """
 import sys
 from dpsd.errors import DpsdError
 from dpsd.store import Store
 for url in sys.argv[1:]:
     try:
-        Store.open(url)
+        with Store.open(url) as store:
+            print(len(store.entries(0)), store.claimed(), store.revision())
+            store.commit([])
     except DpsdError as error:
         print(error)
 """
@@ -696,9 +699,10 @@ for url in sys.argv[1:]:
     )
     if mounted.returncode:
         pytest.skip(f"can't mount here: {mounted.stderr}")
-    old, new = mounted.stdout.splitlines()
-    assert old.startswith(f"store {place}/dpsd.db: ")
-    assert new == f"store {place}/new.db: [Errno 30] Read-only file system: '{place}/new.db'"
+    read, old, new = mounted.stdout.splitlines()
+    assert read == "1 False 1"
+    assert old.startswith(f"store {place}/dpsd.db: its file system is read-only")
+    assert new.startswith(f"store {place}/new.db: its file system is read-only")
 
 
 def test_every_error_is_one_that_a_command_tells() -> None:

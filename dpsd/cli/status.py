@@ -86,7 +86,12 @@ def store_problem(config: Config) -> DpsdError | None:
     path = Path(config.store.url.removeprefix("sqlite://"))
     try:
         if os.path.lexists(path) and (path.is_symlink() or path.stat().st_size):
-            Store.open(config.store.url).close()
+            with Store.open(config.store.url) as store:
+                if store.read_only:
+                    return Unavailable(
+                        f"store {path}: its file system is read-only: lists can be read, and"
+                        " changes reach the running daemon only; mount -o remount,rw"
+                    )
         elif not path.parent.is_dir():
             return Unavailable(f"store {path}: its directory doesn't exist; create it")
         elif not os.access(path.parent, os.W_OK | os.X_OK):

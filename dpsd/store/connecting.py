@@ -1,5 +1,6 @@
 """From the configured URL to one open connection: the file and its owner, pragmas, faults."""
 
+import errno
 import os
 import re
 import sqlite3
@@ -34,6 +35,10 @@ _TOLD = {
     sqlite3.SQLITE_FULL: "no room left on its file system; nothing was changed",
     sqlite3.SQLITE_IOERR: "the disk failed to read or write; see the kernel's log",
 }
+READ_ONLY = (
+    "its file system is read-only, so nothing was changed in it; see the kernel's log for why,"
+    " then mount -o remount,rw"
+)
 _REFUSED = (sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH)
 
 
@@ -77,12 +82,23 @@ def connect(url: URL) -> Connection:
         options["connect_args"] = {"timeout": BUSY, "isolation_level": None}
     if (path := path_of(url)) is not None:
         files.examine(path)
-        files.make(path)
+        if files.is_read_only(path) and path.exists():
+            options["creator"] = lambda: _read_only(path)
+        else:
+            files.make(path)
     try:
         db: Connection = create_engine(url, **options).connect()
     except ImportError as error:
         raise StoreError(f"its driver isn't installed ({error})") from error
     return db
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """A connection that reads where nobody can write: SQLite would make -wal and -shm else."""
+    wal, shm = Path(f"{path}-wal"), Path(f"{path}-shm")
+    last_written = wal.exists() and wal.stat().st_size and shm.exists()
+    how = "mode=ro" if last_written else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=BUSY, isolation_level=None)
 
 
 def tune(db: Connection) -> None:
@@ -119,6 +135,8 @@ def told(name: str, path: Path | None) -> Iterator[None]:
     except PermissionError as error:
         raise _not_permitted(name) from error
     except (SQLAlchemyError, OSError) as error:
+        if getattr(error, "errno", None) == errno.EROFS:
+            raise StoreError(f"store {name}: {READ_ONLY}") from error
         raise StoreError(f"store {name}: {error}") from error
     except ValueError as error:  # a text that is no peer, list or JSON
         raise StoreError(f"store {name}: holds what dpsd can't have written ({error})") from error
@@ -127,6 +145,8 @@ def told(name: str, path: Path | None) -> Iterator[None]:
 def _fault(name: str, path: Path | None, error: BaseException | None) -> DpsdError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary one of an extended code
     if code in _REFUSED or (code == sqlite3.SQLITE_CANTOPEN and not _writable(path)):
+        if files.is_read_only(path):
+            return StoreError(f"store {name}: {READ_ONLY}")
         return _not_permitted(name)
     return StoreError(f"store {name}: {_TOLD.get(code, error)}")
 

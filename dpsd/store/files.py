@@ -73,6 +73,14 @@ def _examine(file: Path, found: os.stat_result, home: os.stat_result) -> None:
     raise NotPermitted(f"{file} is {what}: not opened; see who put it there, and remove it")
 
 
+def is_read_only(path: Path | None) -> bool:
+    """Whether nobody can write there, because its file system is mounted so."""
+    try:
+        return path is not None and bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def make(path: Path) -> None:
     """Create an empty file of mode 0660 unless there is one; OSError when that can't be done.
 

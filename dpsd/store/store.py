@@ -21,7 +21,8 @@ from sqlalchemy.engine import URL, Connection
 
 from dpsd.core.lists import OPERATOR, SCORE, Entry, ListName
 from dpsd.core.peers import Network
-from dpsd.store import claim, connecting, schema
+from dpsd.errors import StoreError
+from dpsd.store import claim, connecting, files, schema
 from dpsd.store.connecting import told
 from dpsd.store.records import (
     Action,
@@ -49,6 +50,8 @@ from dpsd.store.schema import entries, history, nodes, peers, revision
 BATCH = 2_000  # rows a transaction where there may be very many; some 50 ms
 FRESH = 10.0  # seconds that a daemon on a database without a claim counts as running
 _CHUNK = 500  # values of one IN (...); SQLite's limit was 999 for long
+
+_WRITE = "BEGIN IMMEDIATE"
 
 _T = TypeVar("_T")
 
@@ -83,6 +86,11 @@ class Store:
             store.close()
             raise
         return store
+
+    @property
+    def read_only(self) -> bool:
+        """Whether its file system is mounted so."""
+        return files.is_read_only(self.path)
 
     def close(self) -> None:
         """Close the connection and give up the claim."""
@@ -186,10 +194,11 @@ class Store:
         Nobody else changes anything between the look and the change.
         """
         with told(self._name, self.path):
+            self._refuse_read_only()
             transaction = self._db.begin()
             if self._sqlite:
                 try:
-                    self._db.exec_driver_sql("BEGIN IMMEDIATE")
+                    self._db.exec_driver_sql(_WRITE)
                 except BaseException:
                     transaction.rollback()
                     raise
@@ -353,7 +362,7 @@ class Store:
     # Inside
 
     def _prepare(self, upgrade: bool) -> None:
-        if self._sqlite:
+        if self._sqlite and not self.read_only:
             with self._transaction("") as db:
                 connecting.tune(db)
         with self._reading() as db:
@@ -370,7 +379,7 @@ class Store:
 
     def _writing(self) -> AbstractContextManager[Connection]:
         # IMMEDIATE: two readers that both want to become the writer would wait for each other.
-        return self._transaction("BEGIN IMMEDIATE")
+        return self._transaction(_WRITE)
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Connection]:
@@ -380,9 +389,15 @@ class Store:
                 yield self._db
             return
         with told(self._name, self.path), self._db.begin():
+            if begin == _WRITE:
+                self._refuse_read_only()
             if self._sqlite and begin:
                 self._db.exec_driver_sql(begin)
             yield self._db
+
+    def _refuse_read_only(self) -> None:
+        if self.read_only:  # what is opened immutable would be written to nowhere
+            raise StoreError(connecting.READ_ONLY)
 
     def _data_version(self) -> int:
         """A number that is another one after each commit of another connection; SQLite's only."""

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.daemon.conftest import Make
-from tests.daemon.live import MailHost, Nft, at_once, eventually, listed
+from tests.daemon.live import MailHost, Nft, at_once, command, eventually, listed
 from tests.daemon.test_bad_input import STRANGER
 from tests.daemon.test_verdicts import LASTING, QUICK
 from tests.lab.dpsd import Dpsd
@@ -99,3 +100,29 @@ def test_who_may_not_change_the_store_may_not_ask_the_daemon(locked: Dpsd, host:
     os.chown(locked.directory, 0, STRANGER)  # now he is one of the group
     assert '"code": 0' in said("setpriv", *ids)
     assert host.reached("10.99.191.1")
+
+
+def test_a_read_only_file_system_is_read(daemon: Dpsd, host: MailHost) -> None:
+    at_once(daemon, "block 10.99.192.1 --for 1h", "block 10.99.192.2 --for 1h")
+    mounting = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    lame = ("unshare", "--mount", "sh", "-c", mounting, str(daemon.directory))
+
+    def said(*words: str) -> subprocess.CompletedProcess[str]:
+        return host.net.mail.run(*lame, *command(daemon, *words), check=False)
+
+    def lists() -> str:
+        return said("list").stdout
+
+    assert "10.99.192.1" in lists()
+    assert "10.99.192.1 is on the block list" in said("why", "10.99.192.1").stdout
+    assert str(daemon.pid) in said("status").stdout
+    checked = said("check")
+    assert (checked.returncode, "is read-only" in checked.stdout) == (69, True), checked
+    freed = said("unblock", "10.99.192.1")
+    assert freed.returncode == 0, freed
+    assert host.reached("10.99.192.1")
+    daemon.kill()
+    assert "10.99.192.2" in lists()  # nobody has it open
+    refused = said("block", "10.99.192.3")
+    assert (refused.returncode, "use root" in refused.stderr) == (69, False), refused
+    assert "is read-only" in refused.stderr
