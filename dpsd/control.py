@@ -20,7 +20,7 @@ ROOM = 1 << 17  # bytes of a request or an answer, at most
 
 _UCRED = Struct("iII")  # process, user and group id
 _SO_PEERGROUPS = 59
-_MOST_GROUPS = 65_536
+_GROUPS = 1024  # bytes, of four each: the most that Python's getsockopt() takes
 
 Json = dict[str, Any]
 
@@ -31,9 +31,13 @@ def user_of(peer: socket.socket) -> int:
 
 
 def groups_of(peer: socket.socket) -> set[int]:
-    """The group ids of the process at the other end. OSError."""
-    told = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
-    return {int(_UCRED.unpack(_credentials(peer))[2]), *memoryview(told).cast("I")}
+    """The group ids of the process at the other end; of too many its first alone. OSError."""
+    own = int(_UCRED.unpack(_credentials(peer))[2])
+    try:
+        told = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS)
+    except OSError:
+        return {own}
+    return {own, *memoryview(told).cast("I")}
 
 
 def may_run_dpsd() -> set[int]:

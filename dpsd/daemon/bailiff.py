@@ -19,6 +19,8 @@ from dpsd.store import Action, Recorded
 
 log = logging.getLogger("dpsd")
 
+ADOPTED_TOLD = 20  # entries that are adopted with a line each in the log
+
 
 class Bailiff:
     """Knows whom the lists meet. verdicts: how many were carried out, by list; ends: whether
@@ -60,7 +62,10 @@ class Bailiff:
         """Take over what only the kernel knew."""
         for entry in entries:
             self._engine.lists.put(entry)
+        for entry in entries[:ADOPTED_TOLD]:
             log.warning("adopted: %s", self._told(entry))
+        if len(entries) > ADOPTED_TOLD:
+            log.warning("adopted: %d more; `dpsd list` has them", len(entries) - ADOPTED_TOLD)
         self._keeper.write(Action.ADD, entries)
 
     def expire(self, entries: Sequence[Entry]) -> None:

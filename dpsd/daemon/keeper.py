@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +19,24 @@ from dpsd.core.given import Given, changes, may_overrule
 from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
-from dpsd.errors import DpsdError, StoreError
+from dpsd.errors import DpsdError, StoreDamaged, StoreError
 from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store, path_of
 
 T = TypeVar("T")
 log = logging.getLogger("dpsd")
 
 AHEAD = 5.0  # seconds; an entry made by so much later than now was made by another clock
+RUNS, CLEAN = "runs", "stopped"  # what a node tells of its daemon
 MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
+
+
+class Before(Enum):
+    """How the daemon before this one ended, by what the store has of it."""
+
+    NOTHING = "nothing is known of one"
+    STOPPED = "it stopped, and had written everything"
+    BOOT = "the machine went down since"
+    CRASHED = "it crashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,7 @@ class Keeper:
         self.node = socket.gethostname()
         self.applied = 0  # the revision that the engine and the kernel have
         self.path = path_of(url)  # None: no file
+        self.before = Before.NOTHING
         self._url = url
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, "store")
@@ -63,19 +75,40 @@ class Keeper:
         )
 
     async def open(self) -> None:
-        """Open and claim the store, bringing it up to date; StoreError, NotPermitted."""
+        """Open and claim the store, bringing it up to date; StoreError, NotPermitted.
+
+        One that is damaged is put aside, and an empty one takes its place.
+        """
 
         def opened() -> Store:
-            return Store.open(self._url, upgrade=True, claim=True)
+            known = self.path is not None and Path(f"{self.path}.lock").exists()
+            try:
+                return _whole(self._url)
+            except StoreDamaged as problem:
+                if not known:
+                    raise
+                aside = Store.put_aside(self._url, f"damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+                log.error(
+                    "%s; it is %s now, and an empty one takes its place: what the kernel holds is"
+                    " adopted, history and scores are lost unless you restore a copy",
+                    problem,
+                    aside,
+                )
+                return _whole(self._url)
 
         loop = asyncio.get_running_loop()
         self._store = await loop.run_in_executor(self._thread, opened)
         self._file = _identity(self._store.path)
+        nodes = await self.run(Store.nodes)
+        mine = next((node for node in nodes if node.node == self.node), None)
+        self.before = Before.NOTHING if not nodes else _before(mine)
 
     async def close(self) -> None:
         """Write what is waiting, and give up the claim."""
         if self._store is not None:
             await self.flush()
+            if not self._waiting and self._last_beat is not None:
+                await self._write_beat(*self._last_beat[::2], CLEAN)
             await self.run(Store.close)
         self._thread.shutdown()
 
@@ -190,21 +223,24 @@ class Keeper:
     async def beat(self, mode: str, status: dict[str, Any]) -> None:
         """Tell how things stand, if that changed since the last time."""
         beat = (mode, self.applied, status)
-        if beat == self._last_beat:
+        if beat == self._last_beat or not await self._write_beat(mode, status, RUNS):
             return
-        node = Node(
-            self.node, os.getpid(), mode, self._started_at, time.time(), self.applied, status
-        )
-        try:
-            await self.run(lambda store: store.beat(node))
-        except DpsdError as problem:
-            self._complain("beat", f"{problem}; the status is not saved")
-            return
-        self._failing.discard("beat")
         self._last_beat = beat
         if _identity(self._opened().path) != self._file:
             path = self._opened().path
             self._complain("file", f"store {path}: moved away or replaced; restart dpsd to use it")
+
+    async def _write_beat(self, mode: str, status: dict[str, Any], state: str) -> bool:
+        """Whether it could be written how things stand."""
+        told = {**status, "boot": _boot_id(), "daemon": state}
+        node = Node(self.node, os.getpid(), mode, self._started_at, time.time(), self.applied, told)
+        try:
+            await self.run(lambda store: store.beat(node))
+        except DpsdError as problem:
+            self._complain("beat", f"{problem}; the status is not saved")
+            return False
+        self._failing.discard("beat")
+        return True
 
     def _complain(self, what: str, told: str) -> None:
         """Log what doesn't work, once until it worked again."""
@@ -229,6 +265,31 @@ class Keeper:
     def _outward(self, entry: Entry) -> Entry:
         stored = self._shortened.pop(entry, None)  # else the store wouldn't know it again
         return stored or _moved(entry, self._clock.to_wall)
+
+
+def _whole(url: str) -> Store:
+    """The opened and claimed store; StoreDamaged if not all of it can be read."""
+    store = Store.open(url, upgrade=True, claim=True)
+    try:
+        store.examine()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _before(mine: Node | None) -> Before:
+    told = {} if mine is None else mine.status
+    if told.get("daemon") == CLEAN:
+        return Before.STOPPED
+    return Before.BOOT if told.get("boot", _boot_id()) != _boot_id() else Before.CRASHED
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from socket import AF_INET, AF_INET6
@@ -18,7 +19,7 @@ LOCAL_TABLE = 255  # RT_TABLE_LOCAL: what the kernel takes as addressed to itsel
 RTN_UNICAST, RTN_LOCAL = 1, 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Host:
     """What the routing tables and resolv.conf say of this host.
 
@@ -41,15 +42,19 @@ class Host:
     def is_near(self, network: Network) -> bool:
         """Whether a network holds or touches one of the host's addresses, or a neighbour."""
         first = int(network.network_address)
-        last = first + network.num_addresses - 1
-        size = network.max_prefixlen >> 3
-        return any(
-            len(address) == size and first <= int.from_bytes(address, "big") <= last
-            for address in self.own
-        ) or any(
-            network.version == near.version and network.overlaps(near)
-            for near in (*self.own_prefixes, *self.gateways, *self.name_servers)
-        )
+        last = first | (1 << network.max_prefixlen - network.prefixlen) - 1
+        return any(first <= end and begin <= last for begin, end in self._near[network.version])
+
+    @cached_property
+    def _near(self) -> dict[int, list[tuple[int, int]]]:
+        """First and last address of all that is near, by IP version."""
+        near: dict[int, set[tuple[int, int]]] = {4: set(), 6: set()}
+        for address in self.own:
+            number = int.from_bytes(address, "big")
+            near[4 if len(address) == 4 else 6].add((number, number))
+        for each in (*self.own_prefixes, *self.gateways, *self.name_servers):
+            near[each.version].add((int(each.network_address), int(each.broadcast_address)))
+        return {version: sorted(ranges) for version, ranges in near.items()}
 
 
 def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from dpsd.errors import DpsdError, NotPermitted, StoreError
+from dpsd.errors import DpsdError, NotPermitted, StoreDamaged, StoreError
 from dpsd.store import files
 
 BUSY = 5.0  # seconds that a writer waits for another one
@@ -28,8 +28,8 @@ _PRAGMAS = (
 # SQLite's primary result codes: what to tell, and what to do about it.
 _TOLD = {
     sqlite3.SQLITE_BUSY: f"locked by another process for over {BUSY:.0f} s; try again",
-    sqlite3.SQLITE_CORRUPT: "damaged; stop dpsd, move the file away and restore a copy, "
-    "or start with an empty store",
+    sqlite3.SQLITE_CORRUPT: "damaged; restart the daemon: it puts the file aside, starts with an "
+    "empty store, and takes over what the kernel blocks. Or stop it and restore a copy",
     sqlite3.SQLITE_NOTADB: "not an SQLite database; if it is a damaged store, move it away and "
     "restore a copy, else mend [store] url",
     sqlite3.SQLITE_FULL: "no room left on its file system; nothing was changed",
@@ -39,6 +39,7 @@ READ_ONLY = (
     "its file system is read-only, so nothing was changed in it; see the kernel's log for why,"
     " then mount -o remount,rw"
 )
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REFUSED = (sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH)
 
 
@@ -148,7 +149,8 @@ def _fault(name: str, path: Path | None, error: BaseException | None) -> DpsdErr
         if files.is_read_only(path):
             return StoreError(f"store {name}: {READ_ONLY}")
         return _not_permitted(name)
-    return StoreError(f"store {name}: {_TOLD.get(code, error)}")
+    kind = StoreDamaged if code in _DAMAGED else StoreError
+    return kind(f"store {name}: {_TOLD.get(code, error)}")
 
 
 def _not_permitted(name: str) -> NotPermitted:

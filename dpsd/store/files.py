@@ -81,6 +81,16 @@ def is_read_only(path: Path | None) -> bool:
         return False
 
 
+def put_aside(path: Path, suffix: str) -> Path:
+    """Give a store another name, with what belongs to it; its new name. OSError."""
+    aside = Path(f"{path}.{suffix}")
+    for side in ("-wal", "-shm", "-journal"):  # first, so that no new store is taken for theirs
+        with suppress(FileNotFoundError):
+            Path(f"{path}{side}").rename(f"{aside}{side}")
+    path.rename(aside)
+    return aside
+
+
 def make(path: Path) -> None:
     """Create an empty file of mode 0660 unless there is one; OSError when that can't be done.
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, Connection
 
 from dpsd.core.lists import OPERATOR, SCORE, Entry, ListName
 from dpsd.core.peers import Network
-from dpsd.errors import StoreError
+from dpsd.errors import StoreDamaged, StoreError
 from dpsd.store import claim, connecting, files, schema
 from dpsd.store.connecting import told
 from dpsd.store.records import (
@@ -86,6 +86,24 @@ class Store:
             store.close()
             raise
         return store
+
+    @classmethod
+    def put_aside(cls, url: str, suffix: str) -> Path:
+        """Give a damaged SQLite store another name, and make room for an empty one; its new name.
+
+        Only one that a daemon had claimed before: else the URL may name anybody's file. The claim
+        lasts meanwhile, as for open(). StoreError.
+        """
+        parsed = connecting.parse(url)
+        path = connecting.path_of(parsed)
+        with told(connecting.name_of(parsed), path):
+            if path is None or not Path(f"{path}.lock").exists():
+                raise StoreError("not known as a store of dpsd")
+            held = claim.take(Path(f"{path}.lock"))
+            try:
+                return files.put_aside(path, suffix)
+            finally:
+                os.close(held)
 
     @property
     def read_only(self) -> bool:
@@ -214,6 +232,25 @@ class Store:
                 transaction.commit()
         finally:
             self._edited = False
+
+    def examine(self) -> None:
+        """StoreDamaged unless all of an SQLite file can be read; half a second for 100 MB."""
+        if self._sqlite:
+            with self._reading() as db:
+                found = db.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if found != "ok":
+                raise StoreDamaged(f"store {self._name}: damaged ({found})")
+
+    def last(self, peers: Iterable[Network]) -> dict[tuple[ListName, Network], Recorded]:
+        """The last change of each of these networks on each list, as far as history has any."""
+        found: dict[tuple[ListName, Network], Recorded] = {}
+        for chunk in _batches(map(str, peers), _CHUNK):
+            query = select(history).where(history.c.peer.in_(chunk)).order_by(history.c.id)
+            with self._reading() as db:
+                for row in db.execute(query):
+                    record = to_recorded(row)
+                    found[record.entry.list, record.entry.peer] = record
+        return found
 
     def revision(self) -> int:
         """The number of the last commit; 0 at first."""

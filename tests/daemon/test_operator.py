@@ -86,7 +86,7 @@ def test_who_may_not_change_the_store_may_not_ask_the_daemon(locked: Dpsd, host:
     })  # fmt: skip
     code = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
-        "s.connect('\0dpsd'); s.send(sys.argv[1].encode()); print(s.recv(65536).decode())"
+        "s.connect(chr(0) + 'dpsd'); s.send(sys.argv[1].encode()); print(s.recv(65536).decode())"
     )
     python = ("/usr/bin/python3", "-c", code, words)
 

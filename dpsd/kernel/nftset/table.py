@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from ipaddress import ip_address, ip_network, summarize_address_range
+from ipaddress import IPv4Network, ip_address, ip_network, summarize_address_range
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -60,6 +60,8 @@ class Table:
         self._nft_lock, self._hosts_lock, self._dumps_lock = Lock(), Lock(), Lock()
         self._nets: Sets = {name: {} for name in NETS}  # as wanted, not yet disjoint
         self._rules: list[str] = []
+        # For how many seconds adoptable() found whom put into the kernel.
+        self.lasts: dict[Element, float] = {}
         self._late = 0.0  # seconds by which elements may outstay, for load() took its time
 
     def close(self) -> None:
@@ -130,10 +132,10 @@ class Table:
         covers = {name: lasting(name, disjoint(networks)) for name, networks in nets.items()}
         return [*commands, _filled(blocks, covers, now)]
 
-    def read(self, now: float) -> Sets | None:
+    def read(self, now: float, lasts: dict[Element, float] | None = None) -> Sets | None:
         """What the kernel's sets hold and until when; None if the table or a set isn't there.
 
-        Raises KernelError or NotPermitted.
+        lasts: takes the seconds for which hosts were put there. Raises KernelError or NotPermitted.
         """
         sets: Sets = {}
         ahead = now - monotonic()
@@ -147,6 +149,9 @@ class Table:
             prefix = self.spec.size.prefix(4 if "4" in name else 6)
             pairs = _prefixes(found) if name in NETS else _peers(found, prefix)
             sets[name] = {n: None if until is None else ahead + until for n, until in pairs}
+            if lasts is not None and name in HOSTS:
+                each = ListName(name[:-1])
+                lasts |= {(each, _network(e.key, prefix)): e.lasts for e in found if e.lasts}
         return sets
 
     def differences(self, elements: Mapping[Element, float | None], now: float) -> list[str]:
@@ -173,19 +178,24 @@ class Table:
         return nearly_full(wanted(self.spec, elements, now))
 
     def adoptable(
-        self, known: Mapping[Element, float | None], now: float
+        self,
+        known: Mapping[Element, float | None],
+        now: float,
+        names: Iterable[ListName] = (ListName.BLACK, ListName.BLOCK),
     ) -> dict[Element, float | None]:
-        """What a table found in the kernel blocks beyond the known elements, and until when.
+        """What a table found in the kernel has on these lists beyond the known elements, and until
+        when.
 
         So a verdict that reached the kernel, and not the store, outlives a crash. Whether
         an operator unblocked it meanwhile is the caller's to know. Raises KernelError or
         NotPermitted.
         """
-        found = self.read(now) or {}
+        self.lasts = {}
+        found = self.read(now, self.lasts) or {}
         expected = wanted(self.spec, known, now)
         return {
             (name, network): until
-            for name in (ListName.BLACK, ListName.BLOCK)
+            for name in names
             for version in (4, 6)
             for set_name in (f"{name}{version}", f"{name}{version}_nets")
             for network, until in found.get(set_name, {}).items()
@@ -318,6 +328,8 @@ def _replacing(hosts: Sets, now: float) -> Iterator[str]:
 
 def _network(key: bytes, prefix: int) -> Network:
     """A peer; an element with bits behind the prefix is none, it is shown as it is."""
+    if prefix == len(key) << 3 == 32:
+        return IPv4Network((key, 32))  # of 250,000 most are so
     network = ip_network((key, prefix), strict=False)
     return network if network.network_address.packed == key else ip_network(key)
 
