@@ -209,6 +209,12 @@ class Daemon:
         if self._keeper.applied != before:
             await self._beat()
 
+    async def _catch_up_or_later(self) -> None:
+        try:
+            await self._catch_up(await self._keeper.missed())
+        except DpsdError as problem:
+            log.error("%s; it is tried again", problem)
+
     async def _follow(self, recorded: Sequence[Recorded]) -> None:
         await self._bailiff.follow(recorded)
         others = (record.entry.peer for record in recorded if record.entry.source not in SOURCES)
@@ -254,10 +260,7 @@ class Daemon:
 
     async def _forget(self) -> None:
         await self._memory.forget(self._config.store.history_for)
-        try:  # what expired meanwhile made a revision of its own
-            await self._catch_up(await self._keeper.missed())
-        except DpsdError as problem:
-            log.error("%s; it is tried again", problem)
+        await self._catch_up_or_later()  # what expired meanwhile made a revision of its own
 
     async def _look_at_sockets(self) -> None:
         """What only the server's sockets know of its sessions; unless it is elsewhere."""
@@ -356,8 +359,7 @@ class Daemon:
         except DpsdError:
             await self._keeper.agree(self._white())
             raise
-        finally:
-            await self._catch_up(await self._keeper.missed())
+        # From here on nothing fails: it is taken as a whole.
         ports, old_ports = config.protect.ports, self._config.protect.ports
         moved = config.protect.addresses != self._config.protect.addresses
         self._use(config)
@@ -374,6 +376,7 @@ class Daemon:
             engine.look(assembly.scopes(config))
             self._listener.dump()
         self._swept = False
+        await self._catch_up_or_later()
 
     def _use(self, config: Config) -> None:
         self._config = config

@@ -127,18 +127,23 @@ class Keeper:
     async def agree(self, wanted: Given) -> None:
         """Make the entries that are given by the configuration and others those, and no more."""
 
+        def due(store: Store, now: float) -> list[Record]:
+            overruled = {
+                peer
+                for peer in wanted.entries
+                if any(e.peer == peer and may_overrule(e) for e in store.covering(peer, now))
+            }
+            gone, new = changes(wanted, store.entries(now, ListName.WHITE), overruled)
+            records = [Record(Action.REMOVE, each, now) for each in gone]
+            return records + [
+                Record(Action.ADD, replace(each, created_at=now), now) for each in new
+            ]
+
         def work(store: Store) -> None:
             now = time.time()
-            with store.editing():
-                overruled = {
-                    peer
-                    for peer in wanted.entries
-                    if any(e.peer == peer and may_overrule(e) for e in store.covering(peer, now))
-                }
-                gone, new = changes(wanted, store.entries(now, ListName.WHITE), overruled)
-                records = [Record(Action.REMOVE, each, now) for each in gone]
-                records += [Record(Action.ADD, replace(each, created_at=now), now) for each in new]
-                store.commit(records)
+            if due(store, now):  # a store that can't be written to is no obstacle to what is so
+                with store.editing():
+                    store.commit(due(store, now))
 
         await self.run(work)
 
