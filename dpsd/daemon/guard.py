@@ -50,6 +50,7 @@ class Guard:
         self._broken = False
         self._meanwhile: list[Change] = []
         self._repair: asyncio.Task[None] | None = None
+        self._comparing: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Bring the whole table into the kernel at once. KernelError, NotPermitted."""
@@ -195,8 +196,9 @@ class Guard:
         if self._watch is not None:
             asyncio.get_running_loop().remove_reader(self._watch.fileno())
             self._watch.close()
-        if self._repair is not None:
-            self._repair.cancel()
+        for task in (self._repair, self._comparing):
+            if task is not None:
+                task.cancel()
         self._thread.shutdown()
         self._ender.shutdown()
         self.table.close()
@@ -208,8 +210,14 @@ class Guard:
         )
 
     def _noticed(self) -> None:
-        if self._watch is not None and self._watch.foreign():
+        if self._watch is None:
+            return
+        if self._watch.foreign():
             self.mend("somebody else changed it")
+        elif self._watch.lost and (self._comparing is None or self._comparing.done()):
+            self._watch.lost = False
+            log.warning("table inet dpsd: too many changes at once to see whose; comparing it")
+            self._comparing = asyncio.get_running_loop().create_task(self.reconcile())
 
     async def _mend(self) -> None:
         while self._broken:
