@@ -51,7 +51,8 @@ class Keeper:
     """The daemon's hand on the store. Entries go in and come out in the engine's time."""
 
     def __init__(self, url: str, clock: Clock) -> None:
-        self.node = socket.gethostname()
+        # "" is the command line's: an operator's change would be taken for the daemon's own.
+        self.node = socket.gethostname() or "localhost"
         self.applied = 0  # the revision that the engine and the kernel have
         self.path = path_of(url)  # None: no file
         self.before = Before.NOTHING

@@ -145,3 +145,16 @@ def test_a_verdict_is_written_once_though_the_flush_was_cancelled(
 
         runner.run(stop())
     assert [each.entry.peer for each in store.history()] == [PEER]
+
+
+def test_a_host_without_a_name_follows_operators(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "")
+    with kept(tmp_path) as (runner, keeper):
+        runner.run(keeper.load())
+        entry = Entry(ListName.BLOCK, OTHER, "", "operator", time.time())
+        store.commit([Record(Action.ADD, entry, time.time())])
+        news = runner.run(keeper.missed())
+    assert news is not None
+    assert [record.entry.peer for record in news.records] == [OTHER]
