@@ -332,8 +332,8 @@ class Enforce:
         Flag(),
         False,
         "Drop a listed peer's packets to every port, ssh among them, not only the protected ones."
-        " What a listed peer answers to this host's own sessions is dropped as well: this host can't"
-        " send mail to it then, nor reach any other service of it.",
+        " What a listed peer answers to this host's own sessions is dropped as well: this host"
+        " can't send mail to it then, nor reach any other service of it.",
     )
     end_sessions: bool = key(
         Flag(),

@@ -53,6 +53,7 @@ class Daemon:
         self._clock = Clock()
         self._stopped = asyncio.Event()
         self._keeper = Keeper(self._config.store.url, self._clock)
+        self._routes = host.Changes()  # before the first look
         self._host = host.look()
         self._mail = MailServer()
         self._engine = assembly.engine(self._config, self._host, Lists())
@@ -68,6 +69,7 @@ class Daemon:
         self._leaks = Leaks()
         self._metrics = Metrics(self._config)
         self._reloading = asyncio.Lock()
+        self._name_servers_at = -1  # when they were written down last
         self._swept = False  # whether no listed peer has a session left from before
         self._poll_after = 0.0
         self._sockets_fail = False  # and that was told
@@ -136,6 +138,7 @@ class Daemon:
         await self._schedule.cancel()
         await asyncio.to_thread(self._metrics.close)
         await self._guard.close()
+        self._routes.close()
         self._claim.close()
         await self._keeper.close()
 
@@ -293,11 +296,24 @@ class Daemon:
         await self._see_host()
         await self._agree()
 
+    def _host_may_differ(self) -> bool:
+        """Whether routes or name servers changed; looking costs more than that where routes are
+        very many."""
+        try:
+            found = Path("/etc/resolv.conf").stat().st_mtime_ns
+        except OSError:
+            found = 0
+        before, self._name_servers_at = self._name_servers_at, found
+        return self._routes.any() or found != before
+
     async def _see_host(self) -> None:
+        if not self._host_may_differ():
+            return
         try:
             found = await asyncio.to_thread(host.look)  # there may be very many routes
         except DpsdError as problem:
             log.error("%s", problem)
+            self._name_servers_at = -1  # so that it is tried again
             return
         if found != self._host:
             self._host = found
