@@ -76,6 +76,8 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
         if told.get("server_leaks"):
             leaks = counts(told["server_leaks"])
             yield "server", f"slot-seconds that its own overstays cost: {leaks}"
+    if told["running"] and told.get("table_problem"):
+        yield "table", told["table_problem"]
     yield "lists", ", ".join(f"{name} {size}" for name, size in told["lists"].items())
     applied = "none" if revision["applied"] is None else revision["applied"]
     yield "revision", f"stored {revision['stored']}, applied {applied}"

@@ -119,7 +119,7 @@ class Daemon:
         self._listener = Listener(
             self._config.protect.ports, self._config.kernel.event_buffer, self._take
         )
-        await self._guard.load()
+        await self._guard.begin()
         self._guard.watch()
         self._listener.start()
         self._metrics.open()

@@ -13,7 +13,7 @@ from dpsd.daemon.clock import Clock
 from dpsd.errors import DpsdError, KernelError
 from dpsd.kernel import conntrack, sockdiag
 from dpsd.kernel.ctnetlink import endpoints
-from dpsd.kernel.nftset import Table, TableSpec, Traffic, Watch
+from dpsd.kernel.nftset import Crashed, Table, TableSpec, Traffic, Watch
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -21,6 +21,7 @@ log = logging.getLogger("dpsd")
 
 LOOKS = 3  # at the table, before what differs is mended
 FEW = 100  # single peers that are changed at once, which takes 10 ms at most
+SELDOM = 60.0  # seconds between two tries, at most
 AGAIN = 1.0  # seconds before a failed repair, or one that somebody undoes, is tried again
 
 
@@ -36,6 +37,7 @@ class Guard:
     ) -> None:
         self.table = Table(spec)
         self.repairs = 0
+        self.problem: str | None = None  # why the table can't be loaded
         self.ended = 0
         self.dropped = Traffic(0, 0)
         self._clock = clock
@@ -56,6 +58,15 @@ class Guard:
         """Bring the whole table into the kernel at once. KernelError, NotPermitted."""
         async with self._lock:
             await self._load()
+
+    async def begin(self) -> None:
+        """As load(), but when libnftables dies of somebody's table, go on with the one that is
+        there: its prefixes as they are, hosts as wanted. KernelError, NotPermitted."""
+        try:
+            await self.load()
+        except Crashed as problem:
+            await self._run(self.table.take_over, dict(self._wanted()))
+            self.mend(str(problem))
 
     async def _load(self) -> None:
         self._loading = True
@@ -220,15 +231,19 @@ class Guard:
             self._comparing = asyncio.get_running_loop().create_task(self.reconcile())
 
     async def _mend(self) -> None:
+        failed = 0
         while self._broken:
             self._broken = False
             try:
                 await self.load()
             except DpsdError as problem:
+                self.problem = str(problem)
                 log.error("%s; trying again", problem)
                 self._broken = True
+                failed += 1
             else:
+                self.problem, failed = None, 0
                 self.repairs += 1
                 log.warning("table inet dpsd is as it should be")
             # Whoever undoes it every time gets one repair a second, not all of the CPU.
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(min(AGAIN * 2**failed, SELDOM) if failed else AGAIN)

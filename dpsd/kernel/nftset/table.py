@@ -11,13 +11,12 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-from nftables import Nftables
-
 from dpsd.core.cover import disjoint
 from dpsd.core.lists import Change, Element, ListName, Put
 from dpsd.core.peers import Network
 from dpsd.errors import DpsdError, KernelError, NotPermitted
 from dpsd.kernel.nftset.elements import ElementSocket
+from dpsd.kernel.nftset.library import Library
 from dpsd.kernel.nftset.ruleset import (
     HOSTS,
     NETS,
@@ -52,8 +51,7 @@ class Table:
 
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
-        self._nft = Nftables()
-        self._nft.set_stateless_output(True)  # list no counters and no time left
+        self._nft = Library()
         self._hosts = ElementSocket(TABLE)
         self._dumps = ElementSocket(TABLE)
         # Taken in this order: prefixes and libnftables, hosts, dumps.
@@ -66,6 +64,7 @@ class Table:
 
     def close(self) -> None:
         """Close the sockets; the table stays in the kernel as it is."""
+        self._nft.close()
         self._hosts.close()
         self._dumps.close()
 
@@ -87,6 +86,19 @@ class Table:
             self._late = monotonic() - start
             self._nets = nets
             self._rules = self._describe()
+
+    def take_over(self, elements: Mapping[Element, float | None], now: float) -> None:
+        """Bring the hosts among these elements into the table that is there, without libnftables.
+
+        Rules and prefixes stay as they are. Raises KernelError or NotPermitted.
+        """
+        found = self.read(now)
+        if found is None:
+            raise KernelError("table inet dpsd isn't there, or not all of it")
+        sets = wanted(self.spec, elements, now)
+        hosts = {name: {**dict.fromkeys(found[name], now), **sets[name]} for name in HOSTS}
+        with self._hosts_lock:
+            self._hosts.replace(*_keys(hosts, now))
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Make these changes in one transaction; of several for one element the last counts.
@@ -246,11 +258,10 @@ class Table:
         return "\n".join((*blocks, *servers)).splitlines()
 
     def _list(self, what: str, terse: bool) -> str:
-        self._nft.set_terse_output(terse)
-        code, output, error = self._nft.cmd(f"list {what}")
+        code, output, error = self._nft.cmd(f"list {what}", terse)
         if code and os.strerror(errno.ENOENT) not in error:
             raise _explained(error)
-        return str(output)
+        return output
 
     def _found(self, name: str) -> list[Found] | None:
         """A set's elements, read again if it grew meanwhile; None if there is no such set.

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from struct import pack
 
-from dpsd.kernel.nftset import wire
+from dpsd.kernel.nftset import library, wire
 from dpsd.kernel.nftset.table import TABLE
 
 _NETLINK_NETFILTER, _NFNLGRP_NFTABLES = 12, 7
@@ -98,7 +98,7 @@ def _is_ours(datagram: bytes, start: int, end: int) -> bool:
 
 
 def _own_ports() -> set[int]:
-    """The port ids of this process's sockets that speak to netfilter."""
+    """The port ids of this process's sockets that speak to netfilter, and of libnftables' ones."""
     ports = set()
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # closed meanwhile
@@ -106,7 +106,7 @@ def _own_ports() -> set[int]:
             # it (fcntl(2)), and SQLite's safety with it.
             if os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:"):
                 ports.add(_netfilter_port(int(descriptor)))
-    return ports - {0}
+    return ports - {0} | library.ports()
 
 
 def _netfilter_port(descriptor: int) -> int:
