@@ -19,7 +19,7 @@ from dpsd.store import Action, Recorded
 
 log = logging.getLogger("dpsd")
 
-ADOPTED_TOLD = 20  # entries that are adopted with a line each in the log
+TOLD = 20  # changes of one moment that have a line each in the log
 
 
 class Bailiff:
@@ -51,8 +51,7 @@ class Bailiff:
         # At once, before an operator has another say on the same peer.
         self._schedule.beside(self._written(entries))
         self.verdicts.update(entry.list for entry in entries)
-        for entry in entries:
-            log.warning("%s", self._told(entry))
+        self._tell(logging.WARNING, [(entry, Action.ADD) for entry in entries])
 
     async def _written(self, entries: Iterable[Entry]) -> None:
         await self._memory.save_of(entry.peer for entry in entries)
@@ -62,10 +61,7 @@ class Bailiff:
         """Take over what only the kernel knew."""
         for entry in entries:
             self._engine.lists.put(entry)
-        for entry in entries[:ADOPTED_TOLD]:
-            log.warning("adopted: %s", self._told(entry))
-        if len(entries) > ADOPTED_TOLD:
-            log.warning("adopted: %d more; `dpsd list` has them", len(entries) - ADOPTED_TOLD)
+        self._tell(logging.WARNING, [(entry, Action.ADD) for entry in entries], "adopted: ")
         self._keeper.write(Action.ADD, entries)
 
     def expire(self, entries: Sequence[Entry]) -> None:
@@ -76,6 +72,10 @@ class Bailiff:
         for entry in entries:
             if entry.list is ListName.WHITE:  # it may have stood before a block
                 self._end_doomed(self._engine.sessions_of(entry.peer))
+        if len(entries) > TOLD:
+            log.info("the time of %d entries is over", len(entries))
+            return
+        for entry in entries:
             log.info("%s off %s: its time is over", self._engine.size.text(entry.peer), entry.list)
 
     async def follow(self, recorded: Sequence[Recorded]) -> None:
@@ -97,7 +97,7 @@ class Bailiff:
             if not added and entry.list is not ListName.WHITE:
                 # What a program lifts has ended as by its time.
                 (engine.forgive if entry.source == OPERATOR else engine.release)(entry.peer)
-            log.info("%s", self._told(entry, record.action))
+        self._tell(logging.INFO, [(record.entry, record.action) for record in recorded])
 
     def sweep(self) -> None:
         """End what listed peers have left from before."""
@@ -124,6 +124,19 @@ class Bailiff:
             if dropped:
                 doomed.append(key)
         return doomed
+
+    def _tell(
+        self, level: int, changed: Sequence[tuple[Entry, Action]], head: str = ""
+    ) -> None:  # fmt: skip
+        """Log changes of the lists: a line each, or one line for many."""
+        if len(changed) <= TOLD:
+            for entry, action in changed:
+                log.log(level, "%s%s", head, self._told(entry, action))
+            return
+        how = Counter(f"{'' if action is Action.ADD else 'off '}{e.list}" for e, action in changed)
+        counts = ", ".join(f"{count} {what}" for what, count in how.items())
+        first = ", ".join(self._engine.size.text(entry.peer) for entry, _ in changed[:TOLD])
+        log.log(level, "%s%s at once; `dpsd list` has why: %s, …", head, counts, first)
 
     def _told(self, entry: Entry, action: Action = Action.ADD) -> str:
         """One line about a change of the lists: peer, list, until when, by whom, why."""

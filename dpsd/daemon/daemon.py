@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from dpsd.config import Config, load, needs_restart
 from dpsd.core.events import BEGIN, END, Endpoints, Event
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.lists import ListName, Lists
-from dpsd.daemon import status
+from dpsd.daemon import logs, status
 from dpsd.daemon.adoption import adoptable
 from dpsd.daemon.bailiff import Bailiff
 from dpsd.daemon.claim import Claim
@@ -427,12 +426,16 @@ def run(path: Path, observe: bool) -> int:
 
     Raises DpsdError if it can't begin.
     """
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
+    written = logs.begin()
 
     async def main() -> None:
         daemon = Daemon(path, observe)
         _set_level(daemon._config)
         await daemon.run()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        logging.getLogger().removeHandler(written)
+        written.close()
     return 0
