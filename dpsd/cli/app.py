@@ -9,6 +9,7 @@ import gc
 import signal
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -204,29 +205,42 @@ def _unblock(
     peers: Optional[list[str]] = typer.Argument(  # noqa: B008 - typer's way
         None, metavar="[PEER]...", help="Addresses or prefixes, IPv4 or IPv6."
     ),
+    everybody: bool = typer.Option(False, "--all", help="Everybody, whoever blocked them."),
     source: Optional[str] = typer.Option(
-        None, "--source", metavar="NAME", help="Only if it was blocked by this program."
+        None, "--source", metavar="NAME", help="Only what was blocked by this program, or by score."
+    ),
+    since: Optional[str] = typer.Option(
+        None, "--since", metavar="TIME", help="Only what was blocked since: 2h ago, or an instant."
     ),
     config: Optional[Path] = _HERE,
 ) -> None:
-    """Take a peer off the block and black lists.
+    """Take peers off the block and black lists.
 
-    With --source and no PEER, everything that this program blocked.
+    With --all, --source or --since and no PEER, everybody of whom that is so. A SOURCE is a
+    program's name, score (what the daemon decided) or operator. What an operator lifts is forgiven:
+    it doesn't count towards longer blocks. What a program lifts, with its own name, has ended as
+    by its time.
 
     \b
     Examples:
-      dpsd unblock 203.0.113.7
-      dpsd unblock 198.51.100.0/24
+      dpsd unblock 203.0.113.7 198.51.100.0/24
+      dpsd unblock --source score --since 2h
+      dpsd unblock --since 2026-11-23T01:00:00Z
+      dpsd unblock --all
       dpsd unblock --source fail2ban:postfix-sasl
     """
     from dpsd.cli.changing import Wish, lift
+    from dpsd.cli.editing import chosen
 
+    if peers and (everybody or since is not None):
+        raise BadArgument("PEER, or --all and --since: not both")
+    if not peers and not everybody and source is None and since is None:
+        raise BadArgument("name a PEER, or whose blocks to lift: --all, --source or --since")
+    by, only = chosen(source)
     if peers:
-        _edit(ctx, config, peers, Wish("unblock", source=_source(source)))
-    elif source is None:
-        raise BadArgument("name a PEER, or with --source the program whose blocks to lift")
+        _edit(ctx, config, peers, Wish("unblock", source=by, only=only))
     else:
-        lift(_config(ctx, config), _source(source))
+        lift(_config(ctx, config), by, only, None if since is None else _instant(since))
 
 
 @app.command("allow")
@@ -467,6 +481,21 @@ def _seconds(text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise BadArgument(f"--for: {error}") from None
+
+
+def _instant(text: str) -> float:
+    """Seconds since the epoch: of so long ago, or of an RFC 3339 instant."""
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except ValueError:
+        raise BadArgument(
+            f"--since: {text!r} is neither a time such as 2h nor an instant such as"
+            " 2026-11-23T01:00:00Z"
+        ) from None
 
 
 def _source(name: str | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dpsd import control
 from dpsd.cli import output
-from dpsd.cli.editing import PATIENCE, Done, Editor, check_own, until, wait_until_applied
+from dpsd.cli.editing import PATIENCE, Done, Editor, blocked, check_own, until, wait_until_applied
 from dpsd.config import Config
 from dpsd.core.lists import OPERATOR
 from dpsd.core.peers import Network
@@ -32,6 +32,7 @@ class Wish:
     configured: bool = False  # without seconds a block lasts policy.block_for
     reason: str = ""
     source: str = OPERATOR
+    only: str | None = None  # unblock what this source blocked, nothing else
 
     def lasts(self, config: Config) -> float | None:
         """Seconds; None: for good."""
@@ -45,7 +46,7 @@ class Wish:
             case "allow":
                 return editor.allow(peer, self.lasts(editor.config), self.reason)
             case "unblock":
-                return editor.unblock(peer)
+                return editor.unblock(peer, self.only)
         return editor.disallow(peer)
 
 
@@ -102,11 +103,19 @@ def change(config: Config, wish: Wish, peers: Sequence[Network]) -> None:
         raise NotSo("\n".join(map(str, problems)))
 
 
-def lift(config: Config, source: str) -> None:
-    """Take everything of a source off the block and black lists, and tell it."""
-    store = _InStore(config, source, lambda editor: [editor.unblock_all()])
+def lift(config: Config, source: str, only: str | None, since: float | None) -> None:
+    """Take everybody off the block and black lists whom a source blocked (None: any) since an
+    instant (None: whenever), and tell it."""
+    store = _InStore(config, source, lambda editor: [editor.unblock_all(only, since)])
     store.start()
     store.join()
+    if _stands_in_the_way(store.problem) and not store.done:
+        with Store.open(config.store.url) as reading:
+            peers = [entry.peer for entry in blocked(reading, time.time(), only, since)]
+        wish = Wish("unblock", source=source, only=only)
+        if peers and (told := _ask(config, wish, peers)) is not None:
+            _tell_both(config, wish, peers, store, told)
+            return
     _tell(store)
 
 
@@ -133,6 +142,7 @@ def _ask(config: Config, wish: Wish, peers: Sequence[Network]) -> dict[str, Any]
             "seconds": wish.lasts(config),
             "reason": wish.reason,
             "source": wish.source,
+            "only": wish.only,
         }
         for peer in peers
     ]

@@ -36,6 +36,16 @@ def program(name: str) -> str:
     return name
 
 
+def chosen(source: str | None) -> tuple[str, str | None]:
+    """Who lifts, and only whose blocks (None: anybody's), for a --source of `dpsd unblock`.
+
+    An operator lifts what the score or operators blocked, a program what it blocked itself.
+    """
+    if source in (SCORE, OPERATOR):
+        return OPERATOR, source
+    return (OPERATOR, None) if source is None else (program(source), source)
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """What was changed, in words, and the revision that it made. None: nothing had to change."""
@@ -87,19 +97,24 @@ class Editor:
             return Done(f"{name} is white already, by the configuration (lists.white)", None)
         return self._put(self._entry(ListName.WHITE, peer, reason, seconds), [], [])
 
-    def unblock(self, peer: Network) -> Done:
-        """Take a peer off the block and black lists."""
-        return self._take_off(peer, _BLOCKING)
+    def unblock(self, peer: Network, only: str | None = None) -> Done:
+        """Take a peer off the block and black lists; only: if this source blocked it."""
+        return self._take_off(peer, _BLOCKING, only)
 
-    def unblock_all(self) -> Done:
-        """Take everything of this source off the block and black lists."""
-        own = [entry for name in _BLOCKING for entry in self.store.entries(self.now, name)]
-        own = [entry for entry in own if entry.source == self.source]
-        if not own:
-            raise NotSo(f"nobody is on the black or block list by {self.source}")
-        number = self.store.commit([self._removal(entry) for entry in own])
-        what = "1 entry" if len(own) == 1 else f"{len(own)} entries"
-        return Done(f"{what} by {self.source} taken off the black and block lists", number)
+    def unblock_all(self, only: str | None, since: float | None) -> Done:
+        """Take everybody off the block and black lists whom this source blocked (None: any), and
+        since this instant (None: whenever)."""
+        found = blocked(self.store, self.now, only, since)
+        if not found:
+            by = "" if only is None else f" by {only}"
+            raise NotSo(
+                f"nobody is on the black or block list{by}"
+                f"{'' if since is None else f' since {moment(since)}'}"
+            )
+        number = self.store.commit([self._removal(entry) for entry in found])
+        what = "1 entry" if len(found) == 1 else f"{len(found)} entries"
+        by = "" if only is None else f" by {only}"
+        return Done(f"{what}{by} taken off the black and block lists", number)
 
     def disallow(self, peer: Network) -> Done:
         """Take a peer off the white list."""
@@ -115,15 +130,17 @@ class Editor:
             raise NotSo(f"{name} is white while it is so ({entry.reason}){hint}")
         return self._take_off(peer, (ListName.WHITE,))
 
-    def _take_off(self, peer: Network, names: tuple[ListName, ...]) -> Done:
+    def _take_off(
+        self, peer: Network, names: tuple[ListName, ...], only: str | None = None
+    ) -> Done:
         found = [entry for entry in self._covering(peer) if entry.list in names]
         exact = [entry for entry in found if entry.peer == peer]
-        if self.source != OPERATOR:
-            others = [entry for entry in exact if entry.source != self.source]
-            exact = [entry for entry in exact if entry.source == self.source]
+        if only is not None:
+            others = [entry for entry in exact if entry.source != only]
+            exact = [entry for entry in exact if entry.source == only]
             if others and not exact:
                 told = " and ".join(f"the {e.list} list by {e.source}" for e in others)
-                raise NotSo(f"{self._name(peer)} is on {told}, not by {self.source}: it stays")
+                raise NotSo(f"{self._name(peer)} is on {told}, not by {only}: it stays")
         wider = [
             f"{self._name(entry.peer)}, which covers it, is on the {entry.list} list"
             for entry in found
@@ -193,6 +210,16 @@ class Editor:
             for e in self.store.entries(self.now, ListName.WHITE)
             if e.source in (HOST, POSTFIX) and e.peer != peer and holds(peer, e.peer)
         ]
+
+
+def blocked(store: Store, now: float, only: str | None, since: float | None) -> list[Entry]:
+    """Whom a source blocked (None: any) since an instant (None: whenever)."""
+    return [
+        entry
+        for name in _BLOCKING
+        for entry in store.entries(now, name)
+        if only in (None, entry.source) and (since is None or entry.created_at >= since)
+    ]
 
 
 def check_own(config: Config, peer: Network) -> None:

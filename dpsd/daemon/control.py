@@ -35,6 +35,7 @@ class Edit(NamedTuple):
     seconds: float | None
     reason: str
     source: str
+    only: str | None  # unblock what this source blocked, nothing else
 
 
 class Control:
@@ -123,7 +124,7 @@ class Control:
             case "disallow":
                 return [drop(e.list) for e in white if e.source not in (HOST, POSTFIX)]
             case "unblock":
-                return [drop(entry.list) for entry in mine]
+                return [drop(e.list) for e in mine if edit.only in (None, e.source)]
         if not is_operator and any(
             e.source == OPERATOR or (e.expires_at or inf) >= (until or inf)
             for e in found(*_BLOCKING)
@@ -147,6 +148,7 @@ def _edit(told: Json) -> Edit:
         None if seconds is None else float(seconds),
         str(told["reason"])[:200],
         str(told["source"])[:64],
+        told.get("only"),
     )
 
 
