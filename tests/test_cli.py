@@ -713,7 +713,7 @@ def test_the_story_of_a_block(dpsd: Run, url: str) -> None:
     )
     assert told[3:5] == [
         "This is block 2 within 30 d.",
-        "The next would last 40 min, number 5 for good.",
+        "The next would last 40 min, number 5 365 d on the black list.",
     ]
     assert told[5].endswith(": none.")
     known = dpsd("why", "203.0.113.7", "--json").json
@@ -724,7 +724,7 @@ def test_the_story_of_a_block(dpsd: Run, url: str) -> None:
     with Store.open(url) as store:
         for days in (2, 3):
             blocked_by_score(store, "203.0.113.7", now - days, 600)
-    assert "The next would be for good." in dpsd("why", "203.0.113.7").out
+    assert "The next would last 365 d, on the black list." in dpsd("why", "203.0.113.7").out
     with Store.open(url) as store:
         lifted = Entry(ListName.BLOCK, ip_network("203.0.113.7"), "", "fail2ban:sasl", now)
         store.commit([Record(Action.REMOVE, lifted, now)])  # what a program takes back does count
@@ -753,6 +753,7 @@ def test_status_without_a_daemon(dpsd: Run) -> None:
         "running": False,
         "mode": None,
         "pressure": None,
+        "black_by_score": {"count": 0, "oldest": None},
         "slots": [],
         "events": {"received": 0, "lost": 0},
         "sessions": {"open": 0, "by_state": {}},

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dpsd.cli.output import counts, moment
+from dpsd.cli.output import counts, moment, moment_or_none
 from dpsd.config import Config
 from dpsd.errors import DpsdError, NotPermitted, Unavailable
 from dpsd.store import Node, Store
@@ -29,8 +29,10 @@ def status(store: Store, now: float) -> Json:
     if node is not None:
         about = {"pid": node.pid, "started_at": moment(node.started_at), "mode": node.mode}
         told = _merged(_merged(told, node.status), about)
+    count, oldest = store.black_by_score(now)
     return {
         **told,
+        "black_by_score": {"count": count, "oldest": moment_or_none(oldest)},
         "lists": {name.value: size for name, size in store.sizes(now).items()},
         "revision": {"stored": store.revision(), "applied": node.applied if node else None},
     }
@@ -79,6 +81,8 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
     if told["running"] and told.get("table_problem"):
         yield "table", told["table_problem"]
     yield "lists", ", ".join(f"{name} {size}" for name, size in told["lists"].items())
+    if (black := told["black_by_score"])["count"]:
+        yield "", f"black by its score {black['count']}, the oldest since {black['oldest']}"
     applied = "none" if revision["applied"] is None else revision["applied"]
     yield "revision", f"stored {revision['stored']}, applied {applied}"
 

@@ -290,6 +290,7 @@ class Daemon:
             log.error("%s; nobody's knocking was counted", problem)
             return
         self._engine.knocked(counted[ListName.BLOCK], self._clock.now())
+        self._bailiff.knocked(counted[ListName.BLACK], self._clock.now())
 
     async def _look_at_host(self) -> None:
         await self._see_host()
@@ -395,6 +396,7 @@ class Daemon:
 
     def _use(self, config: Config) -> None:
         self._config = config
+        self._bailiff.black_for = config.policy.black_for
         self._bailiff.ends = self.mode == "enforce" and config.enforce.end_sessions
 
     def _spec(self, config: Config) -> TableSpec:

@@ -149,6 +149,15 @@ class Store:
             found = {row[0]: int(row[1]) for row in db.execute(query)}
         return {name: found.get(name.value, 0) for name in ListName}
 
+    def black_by_score(self, now: float) -> tuple[int, float | None]:
+        """How many peers the score has on the black list, and since when the first of them."""
+        query = select(func.count(), func.min(entries.c.created_at)).where(
+            _in_force(now), entries.c.list == ListName.BLACK.value, entries.c.source == SCORE
+        )
+        with self._reading() as db:
+            count, oldest = db.execute(query).one()
+            return int(count), oldest
+
     def covering(self, peer: Network, now: float) -> list[Entry]:
         """The entries in force for this network and for wider ones that hold it.
 
