@@ -661,12 +661,15 @@ def test_a_directory_of_somebody_else(place: Path) -> None:
 def test_a_file_that_may_only_be_read_is_read(place: Path, url: str) -> None:
     with Store.open(url) as held:  # so that -wal and -shm are there
         held.commit([add(entry())])
+        held.claim()
         for path in place.iterdir():
             path.chmod(0o644)
 
         def read_and_write() -> None:
             with Store.open(url) as store:
                 assert store.entries(0) == [entry()]
+                assert store.claimed()
+                assert store.nodes() == []
                 with pytest.raises(NotPermitted):
                     store.commit([add(entry())])
 
