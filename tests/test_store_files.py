@@ -1,6 +1,7 @@
 """No link or stranger's file in the store's folder leads root elsewhere."""
 
 import os
+import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpsd.errors import DpsdError, NotPermitted
+from dpsd.paths import shipped
 from dpsd.store import Store
 from dpsd.store.files import SIDES
 from tests.test_store import ADMIN, DAEMON, SHARED, add, as_root, become, entry, place, url
@@ -123,3 +125,14 @@ def test_root_works_as_the_owner_and_is_root_again(home: Path, url: str, tmp_pat
     mine.touch()
     assert mine.stat().st_uid == 0
     assert become(ADMIN, [SHARED], lambda: opened(url)) == ""
+
+
+def test_a_checkout_that_only_root_may_read(
+    home: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrations = tmp_path / "migrations"
+    shutil.copytree(shipped("migrations"), migrations)
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr("dpsd.store.schema.shipped", lambda _: migrations)
+    opened(url)
+    assert {(p.stat().st_uid, p.stat().st_gid) for p in home.iterdir()} == {(DAEMON, SHARED)}

@@ -39,6 +39,17 @@ def as_owner(path: Path | None) -> Iterator[None]:
         _libc.setfsgid(group)
 
 
+@contextmanager
+def as_self() -> Iterator[None]:
+    """Within as_owner(): read what belongs to the program, which may lie where only root looks."""
+    user, group = _libc.setfsuid(os.geteuid()), _libc.setfsgid(os.getegid())
+    try:
+        yield
+    finally:
+        _libc.setfsgid(group)
+        _libc.setfsuid(user)
+
+
 def examine(path: Path) -> None:
     """Refuse what isn't the store's own: links, pipes, files of strangers. NotPermitted.
 

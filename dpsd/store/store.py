@@ -416,7 +416,8 @@ class Store:
         if behind:
             with self._writing() as db:
                 if schema.needs_migration(schema.found(db), upgrade):  # nobody was faster
-                    schema.migrate(db)
+                    with files.as_self():  # by now SQLite has opened what it works on
+                        schema.migrate(db)
         version = self._data_version()  # first, so that a commit between the two is news
         self._seen = (self.revision(), version)
 
