@@ -33,6 +33,10 @@ class StoreError(Unavailable):
     """The store can't be opened, read or written, or isn't of this version."""
 
 
+class StoreDamaged(StoreError):
+    """The store's file can't be read as what it is."""
+
+
 class KernelError(Unavailable):
     """The kernel refused or lacks something that dpsd needs."""
 

@@ -124,6 +124,54 @@ def test_block_and_unblock(dpsd: Run) -> None:
     assert listed(dpsd) == []
 
 
+def test_several_peers_a_command(dpsd: Run) -> None:
+    said = dpsd("block", "203.0.113.7", "203.0.113.8", "203.0.113.7")
+    assert said.code == 0
+    assert len(said.err.splitlines()) == 2
+    assert dpsd("block", "203.0.113.9", "192.0.2.1").code == 2  # this host's own: none at all
+    assert len(listed(dpsd)) == 2
+    said = dpsd("unblock", "203.0.113.7", "203.0.113.99")
+    assert said.code == 1
+    assert "203.0.113.7 is off the block list" in said.err
+    assert "203.0.113.99 is not on the black or block list" in said.err
+    assert listed(dpsd) == [("block", "203.0.113.8")]
+
+
+def test_lifting_many_at_once(dpsd: Run, url: str) -> None:
+    now = time.time()
+
+    def put(number: int, source: str, ago: float) -> Record:
+        peer = ip_network(f"203.0.113.{number}")
+        entry = Entry(ListName.BLOCK, peer, "", source, now - ago, now + 900)
+        return Record(Action.ADD, entry, now - ago)
+
+    def fill() -> None:
+        with Store.open(url) as store:
+            sources = ("score", "score", "operator", "program")
+            store.commit([put(i, source, 100.0 * i) for i, source in enumerate(sources)])
+
+    def left() -> set[str]:
+        return {peer[-1] for _, peer in listed(dpsd)}
+
+    fill()
+    assert "2 entries by score" in dpsd("unblock", "--source", "score").err
+    assert left() == {"2", "3"}
+    with Store.open(url) as store:
+        assert store.blocks_since(now - 1000) == {}  # forgiven
+    assert dpsd("unblock", "--source", "score").code == 1
+    fill()
+    assert dpsd("unblock", "--since", "2m").code == 0
+    assert left() == {"2", "3"}
+    instant = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 250))
+    assert dpsd("unblock", "--since", instant, "--source", "operator").code == 0
+    assert left() == {"3"}
+    assert dpsd("unblock", "203.0.113.3", "--source", "operator").code == 1
+    assert dpsd("unblock", "--all").code == 0
+    assert left() == set()
+    assert dpsd("unblock", "--since", "soon").code == 2
+    assert dpsd("unblock", "--all", "203.0.113.3").code == 2
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"), [([], 600), (["--for", "90s"], 90), (["--for", "1h30m"], 5400)]
 )
@@ -665,7 +713,7 @@ def test_the_story_of_a_block(dpsd: Run, url: str) -> None:
     )
     assert told[3:5] == [
         "This is block 2 within 30 d.",
-        "The next would last 40 min, number 5 for good.",
+        "The next would last 40 min, number 5 365 d on the black list.",
     ]
     assert told[5].endswith(": none.")
     known = dpsd("why", "203.0.113.7", "--json").json
@@ -676,7 +724,7 @@ def test_the_story_of_a_block(dpsd: Run, url: str) -> None:
     with Store.open(url) as store:
         for days in (2, 3):
             blocked_by_score(store, "203.0.113.7", now - days, 600)
-    assert "The next would be for good." in dpsd("why", "203.0.113.7").out
+    assert "The next would last 365 d, on the black list." in dpsd("why", "203.0.113.7").out
     with Store.open(url) as store:
         lifted = Entry(ListName.BLOCK, ip_network("203.0.113.7"), "", "fail2ban:sasl", now)
         store.commit([Record(Action.REMOVE, lifted, now)])  # what a program takes back does count
@@ -705,6 +753,7 @@ def test_status_without_a_daemon(dpsd: Run) -> None:
         "running": False,
         "mode": None,
         "pressure": None,
+        "black_by_score": {"count": 0, "oldest": None},
         "slots": [],
         "events": {"received": 0, "lost": 0},
         "sessions": {"open": 0, "by_state": {}},

@@ -18,6 +18,7 @@ MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path f
 # work know the core, not each other; what puts them together may know all.
 KNOWS: dict[str, set[str]] = {
     "dpsd.core": set(),
+    "dpsd.control": set(),
     "dpsd.errors": set(),
     "dpsd.paths": set(),
     "dpsd.troff": set(),
@@ -26,11 +27,13 @@ KNOWS: dict[str, set[str]] = {
     "dpsd.mta": {"core", "errors"},
     "dpsd.store": {"core", "errors", "paths"},
     "dpsd.assembly": {"core", "errors", "config", "kernel", "mta"},
-    "dpsd.daemon": {"core", "errors", "config", "kernel", "mta", "store", "assembly"},
+    "dpsd.daemon": {
+        *("core", "control", "errors", "config", "kernel", "mta", "store", "assembly"),
+    },
     "dpsd.capture": {"core", "errors", "config", "kernel", "assembly", "daemon"},
     "dpsd.cli": {
         *("core", "errors", "paths", "troff", "config", "kernel", "store", "assembly"),
-        *("capture", "daemon"),
+        *("capture", "control", "daemon"),
     },
     "migrations": {"errors", "store"},
 }

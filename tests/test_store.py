@@ -661,12 +661,15 @@ def test_a_directory_of_somebody_else(place: Path) -> None:
 def test_a_file_that_may_only_be_read_is_read(place: Path, url: str) -> None:
     with Store.open(url) as held:  # so that -wal and -shm are there
         held.commit([add(entry())])
+        held.claim()
         for path in place.iterdir():
             path.chmod(0o644)
 
         def read_and_write() -> None:
             with Store.open(url) as store:
                 assert store.entries(0) == [entry()]
+                assert store.claimed()
+                assert store.nodes() == []
                 with pytest.raises(NotPermitted):
                     store.commit([add(entry())])
 
@@ -675,14 +678,17 @@ def test_a_file_that_may_only_be_read_is_read(place: Path, url: str) -> None:
 
 @as_root
 def test_a_read_only_file_system(place: Path, url: str) -> None:
-    Store.open(url).close()
+    with Store.open(url) as store:
+        store.commit([add(entry())])
     code = """
 import sys
 from dpsd.errors import DpsdError
 from dpsd.store import Store
 for url in sys.argv[1:]:
     try:
-        Store.open(url)
+        with Store.open(url) as store:
+            print(len(store.entries(0)), store.claimed(), store.revision())
+            store.commit([])
     except DpsdError as error:
         print(error)
 """
@@ -696,9 +702,10 @@ for url in sys.argv[1:]:
     )
     if mounted.returncode:
         pytest.skip(f"can't mount here: {mounted.stderr}")
-    old, new = mounted.stdout.splitlines()
-    assert old.startswith(f"store {place}/dpsd.db: ")
-    assert new == f"store {place}/new.db: [Errno 30] Read-only file system: '{place}/new.db'"
+    read, old, new = mounted.stdout.splitlines()
+    assert read == "1 False 1"
+    assert old.startswith(f"store {place}/dpsd.db: its file system is read-only")
+    assert new.startswith(f"store {place}/new.db: its file system is read-only")
 
 
 def test_every_error_is_one_that_a_command_tells() -> None:
@@ -714,3 +721,42 @@ def test_evidence_is_the_same_when_it_comes_back() -> None:
     assert evidence_of(saved, lambda at: at - 5) == evidence
     with pytest.raises(ValueError, match="nonsense"):
         evidence_of({**saved, "kind": "nonsense"})
+
+
+def test_who_came_first_has_the_say(url: str, store: Store) -> None:
+    with Store.open(url) as operator:
+        lasting = entry(until=9000.0, source="operator")
+        operator.commit([add(lasting)])
+    other = entry("192.0.2.2/32")
+    done = store.record([add(entry()), add(other)], node="mx1", known=0)
+    assert (done.revision, done.made, done.refused) == (2, True, [add(entry())])
+    assert store.entries(0) == [lasting, other]
+    done = store.record([add(entry())], node="mx1", known=1)  # it knows of the operator's word
+    assert done == (3, True, [])
+
+
+def test_an_edit_is_one_transaction(url: str, store: Store) -> None:
+    committed = threading.Event()
+
+    def edit() -> None:
+        with Store.open(url) as other:
+            other.commit([add(entry(until=9000.0))])
+        committed.set()
+
+    another = threading.Thread(target=edit)
+    with store.editing():
+        assert store.covering(entry().peer, 0) == []
+        another.start()
+        assert not committed.wait(0.2)
+        assert store.commit([add(entry())]) == 1
+    another.join()
+    assert store.revision() == 2
+
+    def interrupted() -> None:
+        with store.editing():
+            store.commit([remove(entry())])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
+    assert (len(store.entries(0)), store.revision()) == (1, 2)

@@ -1,6 +1,7 @@
 """Recording: what the kernel tells of the protected ports, into a file."""
 
 import asyncio
+import os
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -29,12 +30,17 @@ def record(config: Config, path: Path, seconds: float, anonymize: bool = False) 
     conntrack in it, such as dpsd's own. Raises OSError for the file; KernelError and NotPermitted
     for the kernel, and leaves no file then.
     """
-    with path.open("xb") as file:
+    with open(path, "xb", opener=_for_its_owner) as file:
         try:
             return asyncio.run(_record(config, file, seconds, Pseudonyms() if anonymize else None))
         except DpsdError:
             path.unlink()
             raise
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """A capture has everybody's addresses; only whoever made it reads it."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 async def _record(

@@ -9,7 +9,7 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -24,7 +24,7 @@ from dpsd.core.peers import Network, PeerSize
 from dpsd.errors import BadArgument, DpsdError, NotPermitted, NotSo
 
 if TYPE_CHECKING:
-    from dpsd.cli.editing import Done, Editor
+    from dpsd.cli.changing import Wish
 
 # Help and usage errors without boxes and colours, on a terminal and in a pipe alike. The first
 # line is for typer before 0.12, which asks nobody.
@@ -40,6 +40,7 @@ _HERE = typer.Option(
     None, "--config", metavar="FILE", readable=False, help="As before the command."
 )
 _PEER = typer.Argument(..., metavar="PEER", help="An address or a prefix, IPv4 or IPv6.")
+_PEERS = typer.Argument(..., metavar="PEER...", help="Addresses or prefixes, IPv4 or IPv6.")
 _FOR = typer.Option(None, "--for", metavar="TIME", help="How long: 90s, 15m, 2h, 7d, 1h30m.")
 _REASON = typer.Option("", "--reason", metavar="TEXT", help="Kept and shown with the entry.")
 _JSON = typer.Option(False, "--json", help="For programs.")
@@ -165,7 +166,7 @@ def _list(
 @app.command("block")
 def _block(
     ctx: typer.Context,
-    peer: str = _PEER,
+    peers: list[str] = _PEERS,
     *,
     for_: Optional[str] = _FOR,
     permanent: bool = typer.Option(False, "--permanent", help="For good: on the black list."),
@@ -191,48 +192,61 @@ def _block(
     """
     if permanent and for_ is not None:
         raise BadArgument("--for and --permanent exclude each other")
-    asked, why = None if for_ is None else _seconds(for_), _reason(reason)
+    from dpsd.cli.changing import Wish
 
-    def change(editor: "Editor", network: Network) -> "Done":
-        default = None if permanent else editor.config.policy.block_for
-        return editor.block(network, default if asked is None else asked, why)
-
-    _edit(ctx, config, peer, change, source)
+    asked = None if for_ is None else _seconds(for_)
+    wish = Wish("block", asked, not permanent, _reason(reason), _source(source))
+    _edit(ctx, config, peers, wish)
 
 
 @app.command("unblock")
 def _unblock(
     ctx: typer.Context,
-    peer: Optional[str] = typer.Argument(
-        None, metavar="[PEER]", help="An address or a prefix, IPv4 or IPv6."
+    peers: Optional[list[str]] = typer.Argument(  # noqa: B008 - typer's way
+        None, metavar="[PEER]...", help="Addresses or prefixes, IPv4 or IPv6."
     ),
+    everybody: bool = typer.Option(False, "--all", help="Everybody, whoever blocked them."),
     source: Optional[str] = typer.Option(
-        None, "--source", metavar="NAME", help="Only if it was blocked by this program."
+        None, "--source", metavar="NAME", help="Only what was blocked by this program, or by score."
+    ),
+    since: Optional[str] = typer.Option(
+        None, "--since", metavar="TIME", help="Only what was blocked since: 2h ago, or an instant."
     ),
     config: Optional[Path] = _HERE,
 ) -> None:
-    """Take a peer off the block and black lists.
+    """Take peers off the block and black lists.
 
-    With --source and no PEER, everything that this program blocked.
+    With --all, --source or --since and no PEER, everybody of whom that is so. A SOURCE is a
+    program's name, score (what the daemon decided) or operator. What an operator lifts is forgiven:
+    it doesn't count towards longer blocks. What a program lifts, with its own name, has ended as
+    by its time.
 
     \b
     Examples:
-      dpsd unblock 203.0.113.7
-      dpsd unblock 198.51.100.0/24
+      dpsd unblock 203.0.113.7 198.51.100.0/24
+      dpsd unblock --source score --since 2h
+      dpsd unblock --since 2026-11-23T01:00:00Z
+      dpsd unblock --all
       dpsd unblock --source fail2ban:postfix-sasl
     """
-    if peer is None and source is None:
-        raise BadArgument("name a PEER, or with --source the program whose blocks to lift")
-    if peer is None:
-        _commit(_config(ctx, config), lambda editor: editor.unblock_all(), source)
+    from dpsd.cli.changing import Wish, lift
+    from dpsd.cli.editing import chosen
+
+    if peers and (everybody or since is not None):
+        raise BadArgument("PEER, or --all and --since: not both")
+    if not peers and not everybody and source is None and since is None:
+        raise BadArgument("name a PEER, or whose blocks to lift: --all, --source or --since")
+    by, only = chosen(source)
+    if peers:
+        _edit(ctx, config, peers, Wish("unblock", source=by, only=only))
     else:
-        _edit(ctx, config, peer, lambda editor, network: editor.unblock(network), source)
+        lift(_config(ctx, config), by, only, None if since is None else _instant(since))
 
 
 @app.command("allow")
 def _allow(
     ctx: typer.Context,
-    peer: str = _PEER,
+    peers: list[str] = _PEERS,
     for_: Optional[str] = _FOR,
     reason: str = _REASON,
     config: Optional[Path] = _HERE,
@@ -246,19 +260,25 @@ def _allow(
       dpsd allow 192.0.2.25 --reason "our backup MX"
       dpsd allow 2001:db8::/48 --for 1d
     """
-    asked, why = None if for_ is None else _seconds(for_), _reason(reason)
-    _edit(ctx, config, peer, lambda editor, network: editor.allow(network, asked, why))
+    from dpsd.cli.changing import Wish
+
+    asked = None if for_ is None else _seconds(for_)
+    _edit(ctx, config, peers, Wish("allow", asked, reason=_reason(reason)))
 
 
 @app.command("disallow")
-def _disallow(ctx: typer.Context, peer: str = _PEER, config: Optional[Path] = _HERE) -> None:
+def _disallow(
+    ctx: typer.Context, peers: list[str] = _PEERS, config: Optional[Path] = _HERE
+) -> None:
     """Take a peer off the white list.
 
     \b
     Example:
       dpsd disallow 192.0.2.25
     """
-    _edit(ctx, config, peer, lambda editor, network: editor.disallow(network))
+    from dpsd.cli.changing import Wish
+
+    _edit(ctx, config, peers, Wish("disallow"))
 
 
 @app.command("why")
@@ -463,34 +483,37 @@ def _seconds(text: str) -> float:
         raise BadArgument(f"--for: {error}") from None
 
 
+def _instant(text: str) -> float:
+    """Seconds since the epoch: of so long ago, or of an RFC 3339 instant."""
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except ValueError:
+        raise BadArgument(
+            f"--since: {text!r} is neither a time such as 2h nor an instant such as"
+            " 2026-11-23T01:00:00Z"
+        ) from None
+
+
+def _source(name: str | None) -> str:
+    from dpsd.cli.editing import program
+
+    return OPERATOR if name is None else program(name)
+
+
 def _reason(text: str) -> str:
     if not text.isprintable() or len(text) > 200:
         raise BadArgument("--reason: must be one line of up to 200 printable characters")
     return text
 
 
-def _edit(
-    ctx: typer.Context,
-    here: Path | None,
-    peer: str,
-    change: Callable[["Editor", Network], "Done"],
-    source: str | None = None,
-) -> None:
-    """Make one change of what the lists say about a peer."""
+def _edit(ctx: typer.Context, here: Path | None, peers: list[str], wish: "Wish") -> None:
+    """Make one change of what the lists say about peers."""
+    from dpsd.cli.changing import change
+
     settings = _config(ctx, here)
-    network = _network(peer, settings.peers.size)
-    _commit(settings, lambda editor: change(editor, network), source)
-
-
-def _commit(settings: Config, change: Callable[["Editor"], "Done"], source: str | None) -> None:
-    """Make one change of the lists, tell it, and wait until the daemon has applied it."""
-    from dpsd.cli.editing import Editor, program, wait_until_applied
-    from dpsd.store import Store
-
-    by = OPERATOR if source is None else program(source)
-    with Store.open(settings.store.url) as store:
-        done = change(Editor(store, settings, time.time(), by))
-        for warning in done.warnings:
-            output.warn(warning)
-        applied = "" if done.revision is None else wait_until_applied(store, done.revision)
-    output.say(done.message + applied)
+    networks = list(dict.fromkeys(_network(peer, settings.peers.size) for peer in peers))
+    change(settings, wish, networks)

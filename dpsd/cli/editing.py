@@ -36,6 +36,16 @@ def program(name: str) -> str:
     return name
 
 
+def chosen(source: str | None) -> tuple[str, str | None]:
+    """Who lifts, and only whose blocks (None: anybody's), for a --source of `dpsd unblock`.
+
+    An operator lifts what the score or operators blocked, a program what it blocked itself.
+    """
+    if source in (SCORE, OPERATOR):
+        return OPERATOR, source
+    return (OPERATOR, None) if source is None else (program(source), source)
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """What was changed, in words, and the revision that it made. None: nothing had to change."""
@@ -59,12 +69,12 @@ class Editor:
 
     def block(self, peer: Network, seconds: float | None, reason: str) -> Done:
         """Put a peer on the block list for so long, or on the black one for good (None)."""
-        self._refuse_own(peer)
+        check_own(self.config, peer)
         covering = self._covering(peer)
         if (other := self._longer(peer, covering, seconds)) is not None:
-            until = _until(other.expires_at, self.now)
+            lasts = until(other.expires_at, self.now)
             name = self._name(peer)
-            return Done(f"{name} stays on the {other.list} list {until}, by {other.source}", None)
+            return Done(f"{name} stays on the {other.list} list {lasts}, by {other.source}", None)
         # An operator's word comes before what the host and its mail server say of just this peer.
         given = (HOST, POSTFIX) if self.source == OPERATOR else ()
         exact = [e for e in covering if e.peer == peer]
@@ -87,19 +97,24 @@ class Editor:
             return Done(f"{name} is white already, by the configuration (lists.white)", None)
         return self._put(self._entry(ListName.WHITE, peer, reason, seconds), [], [])
 
-    def unblock(self, peer: Network) -> Done:
-        """Take a peer off the block and black lists."""
-        return self._take_off(peer, _BLOCKING)
+    def unblock(self, peer: Network, only: str | None = None) -> Done:
+        """Take a peer off the block and black lists; only: if this source blocked it."""
+        return self._take_off(peer, _BLOCKING, only)
 
-    def unblock_all(self) -> Done:
-        """Take everything of this source off the block and black lists."""
-        own = [entry for name in _BLOCKING for entry in self.store.entries(self.now, name)]
-        own = [entry for entry in own if entry.source == self.source]
-        if not own:
-            raise NotSo(f"nobody is on the black or block list by {self.source}")
-        number = self.store.commit([self._removal(entry) for entry in own])
-        what = "1 entry" if len(own) == 1 else f"{len(own)} entries"
-        return Done(f"{what} by {self.source} taken off the black and block lists", number)
+    def unblock_all(self, only: str | None, since: float | None) -> Done:
+        """Take everybody off the block and black lists whom this source blocked (None: any), and
+        since this instant (None: whenever)."""
+        found = blocked(self.store, self.now, only, since)
+        if not found:
+            by = "" if only is None else f" by {only}"
+            raise NotSo(
+                f"nobody is on the black or block list{by}"
+                f"{'' if since is None else f' since {moment(since)}'}"
+            )
+        number = self.store.commit([self._removal(entry) for entry in found])
+        what = "1 entry" if len(found) == 1 else f"{len(found)} entries"
+        by = "" if only is None else f" by {only}"
+        return Done(f"{what}{by} taken off the black and block lists", number)
 
     def disallow(self, peer: Network) -> Done:
         """Take a peer off the white list."""
@@ -115,15 +130,17 @@ class Editor:
             raise NotSo(f"{name} is white while it is so ({entry.reason}){hint}")
         return self._take_off(peer, (ListName.WHITE,))
 
-    def _take_off(self, peer: Network, names: tuple[ListName, ...]) -> Done:
+    def _take_off(
+        self, peer: Network, names: tuple[ListName, ...], only: str | None = None
+    ) -> Done:
         found = [entry for entry in self._covering(peer) if entry.list in names]
         exact = [entry for entry in found if entry.peer == peer]
-        if self.source != OPERATOR:
-            others = [entry for entry in exact if entry.source != self.source]
-            exact = [entry for entry in exact if entry.source == self.source]
+        if only is not None:
+            others = [entry for entry in exact if entry.source != only]
+            exact = [entry for entry in exact if entry.source == only]
             if others and not exact:
                 told = " and ".join(f"the {e.list} list by {e.source}" for e in others)
-                raise NotSo(f"{self._name(peer)} is on {told}, not by {self.source}: it stays")
+                raise NotSo(f"{self._name(peer)} is on {told}, not by {only}: it stays")
         wider = [
             f"{self._name(entry.peer)}, which covers it, is on the {entry.list} list"
             for entry in found
@@ -139,13 +156,13 @@ class Editor:
     def _put(self, entry: Entry, freed: Iterable[Entry], warnings: list[str]) -> Done:
         records = [Record(Action.ADD, entry, self.now), *map(self._removal, freed)]
         number = self.store.commit(records)
-        until = _until(entry.expires_at, self.now)
-        message = f"{self._name(entry.peer)} is on the {entry.list} list {until}"
+        lasts = until(entry.expires_at, self.now)
+        message = f"{self._name(entry.peer)} is on the {entry.list} list {lasts}"
         return Done(message, number, warnings)
 
     def _entry(self, name: ListName, peer: Network, reason: str, seconds: float | None) -> Entry:
-        until = None if seconds is None else self.now + seconds
-        return Entry(name, peer, reason, self.source, self.now, until)
+        ends = None if seconds is None else self.now + seconds
+        return Entry(name, peer, reason, self.source, self.now, ends)
 
     def _removal(self, entry: Entry) -> Record:
         by = Entry(entry.list, entry.peer, "", self.source, self.now)
@@ -194,18 +211,32 @@ class Editor:
             if e.source in (HOST, POSTFIX) and e.peer != peer and holds(peer, e.peer)
         ]
 
-    def _refuse_own(self, peer: Network) -> None:
-        for address in own.addresses():
-            if holds(peer, address):
-                what = f"this host's own address {address.network_address}"
-                raise BadArgument(f"{self._name(peer)} can't be blocked: it covers {what}")
-        for protected in self.config.protect.addresses:
-            if holds(peer, protected):
-                what = f"{self._name(protected)}, which is protected (protect.addresses)"
-                raise BadArgument(f"{self._name(peer)} can't be blocked: it covers {what}")
+
+def blocked(store: Store, now: float, only: str | None, since: float | None) -> list[Entry]:
+    """Whom a source blocked (None: any) since an instant (None: whenever)."""
+    return [
+        entry
+        for name in _BLOCKING
+        for entry in store.entries(now, name)
+        if only in (None, entry.source) and (since is None or entry.created_at >= since)
+    ]
 
 
-def _until(expires_at: float | None, now: float) -> str:
+def check_own(config: Config, peer: Network) -> None:
+    """Refuse to block what would lock this host or a protected server out; BadArgument."""
+    name = config.peers.size.text
+    for address in own.addresses():
+        if holds(peer, address):
+            what = f"this host's own address {address.network_address}"
+            raise BadArgument(f"{name(peer)} can't be blocked: it covers {what}")
+    for protected in config.protect.addresses:
+        if holds(peer, protected):
+            what = f"{name(protected)}, which is protected (protect.addresses)"
+            raise BadArgument(f"{name(peer)} can't be blocked: it covers {what}")
+
+
+def until(expires_at: float | None, now: float) -> str:
+    """How long an entry lasts, in words."""
     if expires_at is None:
         return "for good"
     return f"until {moment(expires_at)} ({format_duration(expires_at - now)})"

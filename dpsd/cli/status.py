@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dpsd.cli.output import counts, moment
+from dpsd.cli.output import counts, moment, moment_or_none
 from dpsd.config import Config
 from dpsd.errors import DpsdError, NotPermitted, Unavailable
 from dpsd.kernel.ending.outcome import WORDS
@@ -30,8 +30,10 @@ def status(store: Store, now: float) -> Json:
     if node is not None:
         about = {"pid": node.pid, "started_at": moment(node.started_at), "mode": node.mode}
         told = _merged(_merged(told, node.status), about)
+    count, oldest = store.black_by_score(now)
     return {
         **told,
+        "black_by_score": {"count": count, "oldest": moment_or_none(oldest)},
         "lists": {name.value: size for name, size in store.sizes(now).items()},
         "revision": {"stored": store.revision(), "applied": node.applied if node else None},
     }
@@ -81,7 +83,11 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
         if told.get("server_leaks"):
             leaks = counts(told["server_leaks"])
             yield "server", f"slot-seconds that its own overstays cost: {leaks}"
+    if told["running"] and told.get("table_problem"):
+        yield "table", told["table_problem"]
     yield "lists", ", ".join(f"{name} {size}" for name, size in told["lists"].items())
+    if (black := told["black_by_score"])["count"]:
+        yield "", f"black by its score {black['count']}, the oldest since {black['oldest']}"
     applied = "none" if revision["applied"] is None else revision["applied"]
     yield "revision", f"stored {revision['stored']}, applied {applied}"
 
@@ -97,8 +103,13 @@ def store_problem(config: Config) -> DpsdError | None:
     """Why the store couldn't be used as it is; None when it could. Creates nothing."""
     path = Path(config.store.url.removeprefix("sqlite://"))
     try:
-        if path.exists() and path.stat().st_size:
-            Store.open(config.store.url).close()
+        if os.path.lexists(path) and (path.is_symlink() or path.stat().st_size):
+            with Store.open(config.store.url) as store:
+                if store.read_only:
+                    return Unavailable(
+                        f"store {path}: its file system is read-only: lists can be read, and"
+                        " changes reach the running daemon only; mount -o remount,rw"
+                    )
         elif not path.parent.is_dir():
             return Unavailable(f"store {path}: its directory doesn't exist; create it")
         elif not os.access(path.parent, os.W_OK | os.X_OK):

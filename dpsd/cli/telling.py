@@ -93,15 +93,14 @@ def _blocks(known: Json, config: Config) -> Iterator[str]:
     yield f"This is block {count} {within}." if listed else f"Blocks {within}: {count}."
     if known["list"] == ListName.BLACK:
         return
-    length = known["blocks"]["next_for"]
-    yield (
-        "The next would be for good."
-        if length is None
-        else (
-            f"The next would last {span(length)}"
-            + (f", number {policy.black_after} for good." if policy.black_after else ".")
-        )
-    )
+    length, black = span(known["blocks"]["next_for"]), span(policy.black_for)
+    if known["blocks"]["next"] == ListName.BLACK:
+        yield f"The next would last {length}, on the black list."
+    elif policy.black_after:
+        last = f"number {policy.black_after} {black} on the black list"
+        yield f"The next would last {length}, {last}."
+    else:
+        yield f"The next would last {length}."
 
 
 def _release(known: Json) -> str:

@@ -116,7 +116,7 @@ def _blocks_json(history: Sequence[Recorded], config: Config, now: float) -> Jso
         "count": count,
         "within": policy.black_within,
         "next": (ListName.BLACK if black else ListName.BLOCK).value,
-        "next_for": None if black else length,
+        "next_for": policy.black_for if black else length,
     }
 
 

@@ -141,8 +141,15 @@ class Policy:
     black_after: int = key(
         Integer(0, 1000, "blocks"),
         5,
-        "So many blocks within black_within put the peer on the black list, for good."
-        " 0: nobody is put there by the score.",
+        "So many blocks within black_within put the peer on the black list. 0: nobody is put there"
+        " by the score.",
+    )
+    black_for: float = key(
+        Duration("1d"),
+        "365d",
+        "How long the black list keeps a peer that the score put there. Who still sends to the mail"
+        " ports when that is over stays for as long again. What an operator puts there stays"
+        " for good.",
     )
     black_within: float = key(Duration(), "30d", "For how long a block counts towards black_after.")
     half_life: float = key(
@@ -331,7 +338,9 @@ class Enforce:
     all_ports: bool = key(
         Flag(),
         False,
-        "Drop a listed peer's packets to every port, ssh among them, not only the protected ones.",
+        "Drop a listed peer's packets to every port, ssh among them, not only the protected ones."
+        " What a listed peer answers to this host's own sessions is dropped as well: this host"
+        " can't send mail to it then, nor reach any other service of it.",
     )
     end_sessions: bool = key(
         Flag(),

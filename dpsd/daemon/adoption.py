@@ -1,52 +1,65 @@
-"""Adoption: after a crash the kernel may block peers that the store has never heard of."""
+"""Adoption: after a crash the kernel may block peers that the store has never heard of.
+
+What is in the kernel may as well be somebody's copy of an old ruleset, loaded at boot: that is
+never more than the store knows, unless the store itself is new.
+"""
 
 import asyncio
 
 from dpsd.core.engine import Engine
-from dpsd.core.lists import SCORE, Entry, ListName
-from dpsd.core.peers import Network
+from dpsd.core.lists import OPERATOR, SCORE, Element, Entry, ListName
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
-from dpsd.daemon.keeper import Keeper
-from dpsd.store import Action
+from dpsd.daemon.keeper import Before, Keeper
+from dpsd.store import Action, Recorded
 
-LATE = 60.0  # seconds that elements of a very big load may outstay their entries
+SAME = 2.0  # seconds by which two blocks of the same length may differ
+LOST, CRASHED = "found in the kernel, the store was lost", "found in the kernel after a crash"
 
 
 async def adoptable(engine: Engine, guard: Guard, keeper: Keeper, clock: Clock) -> list[Entry]:
-    """Entries for what the kernel blocks and the store doesn't know. Raises DpsdError if either
+    """Entries for what the kernel holds and the store doesn't know. Raises DpsdError if either
     can't be read.
 
-    Only whole peers: prefixes are an operator's, and so in the store before the kernel.
+    With a store that is new: all of it. After a crash: whole peers that are blocked, for prefixes
+    and white entries are an operator's, and so in the store before the kernel. After a stop, and
+    after a boot, whose table can only be a copy: nothing.
     """
-    lists, now = engine.lists, clock.now()
-    is_peer = engine.size.is_peer
-    found = await asyncio.to_thread(guard.table.adoptable, lists.elements(), now)
-    return [
-        Entry(name, peer, "found in the kernel after a crash", SCORE, now, until)
-        for (name, peer), until in found.items()
-        if is_peer(peer)
-        and not _is_only_late(lists.get(name, peer), until)
-        and not engine.immune(peer)
-        and not await _taken_off(keeper, clock, name, peer, until)
+    if keeper.before in {Before.STOPPED, Before.BOOT}:
+        return []
+    is_lost = keeper.before is Before.NOTHING
+    lists, now, table = engine.lists, clock.now(), guard.table
+    names = tuple(ListName) if is_lost else (ListName.BLACK, ListName.BLOCK)
+    found = await asyncio.to_thread(table.adoptable, lists.elements(), now, names)
+    found = {
+        element: until
+        for element, until in found.items()
+        if (is_lost or engine.size.is_peer(element[1])) and lists.get(*element) is None
+    }
+    if not found:
+        return []
+    last = {} if is_lost else await keeper.run(lambda s: s.last({peer for _, peer in found}))
+    adopted = [
+        _entry(element, until, now, is_lost)
+        for element, until in found.items()
+        if not _is_known(last.get(element), table.lasts.get(element))
+        and (element[0] is ListName.WHITE or not engine.immune(element[1]))
     ]
+    table.lasts = {}
+    return adopted
 
 
-def _is_only_late(known: Entry | None, until: float | None) -> bool:
-    """Whether the store has the entry; a big load keeps elements for some seconds longer."""
-    if known is None or known.expires_at is None or until is None:
-        return known is not None
-    return until - known.expires_at < LATE
+def _entry(element: Element, until: float | None, now: float, is_lost: bool) -> Entry:
+    name, peer = element
+    source = OPERATOR if name is ListName.WHITE else SCORE
+    return Entry(name, peer, LOST if is_lost else CRASHED, source, now, until)
 
 
-async def _taken_off(
-    keeper: Keeper, clock: Clock, name: ListName, peer: Network, until: float | None
-) -> bool:
-    """Whether the store knows better: the entry was removed while no daemon ran."""
-    history = await keeper.run(lambda store: store.history(peer, 10))
-    last = next((each for each in history if each.entry.list is name), None)
+def _is_known(last: Recorded | None, lasts: float | None) -> bool:
+    """Whether the store knows better: it was taken off, or this is the block that is over."""
     if last is None:
         return False
-    if last.action is Action.EXPIRE and until is not None:  # it was blocked once more since
-        return until <= clock.from_wall(last.at) + 2.0
+    if last.action is Action.EXPIRE or (last.action is Action.ADD and lasts is not None):
+        ends, began = last.entry.expires_at, last.entry.created_at
+        return lasts is None or ends is None or abs(ends - began - lasts) < SAME or lasts < SAME
     return True

@@ -3,13 +3,17 @@ store, then the log."""
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
+from math import inf
 
 from dpsd.config import format_duration
 from dpsd.core.engine import Engine, Verdict
 from dpsd.core.events import Key
-from dpsd.core.lists import OPERATOR, Change, Drop, Entry, ListName, Put
+from dpsd.core.knocks import Knocks
+from dpsd.core.lists import OPERATOR, SCORE, Change, Drop, Entry, ListName, Put
+from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.endings import Endings
 from dpsd.daemon.guard import Guard
@@ -20,10 +24,12 @@ from dpsd.store import Action, Recorded
 
 log = logging.getLogger("dpsd")
 
+TOLD = 20  # changes of one moment that have a line each in the log
+
 
 class Bailiff:
     """Knows whom the lists meet. verdicts: how many were carried out, by list; ends: whether
-    sessions are ended at all.
+    sessions are ended at all; black_for: seconds for which the score puts a peer on the black list.
     """
 
     def __init__(
@@ -32,6 +38,8 @@ class Bailiff:
     ) -> None:  # fmt: skip
         self.verdicts = Counter[ListName]()
         self.ends = False
+        self.black_for = inf
+        self._knocks = Knocks()  # of black peers
         self._engine = engine
         self._guard = guard
         self._endings = endings
@@ -44,15 +52,47 @@ class Bailiff:
         """List these peers, and end their sessions."""
         if not verdicts:
             return
-        entries = [verdict.entry for verdict in verdicts]
+        entries = [self._lasting(verdict.entry) for verdict in verdicts]
         self._guard.put([Put(e.list, e.peer, e.expires_at) for e in entries])
         self._end_doomed(key for each in verdicts for key in each.sessions)
         self._keeper.write(Action.ADD, entries)
         # At once, before an operator has another say on the same peer.
         self._schedule.beside(self._written(entries))
         self.verdicts.update(entry.list for entry in entries)
-        for entry in entries:
-            log.warning("%s", self._told(entry))
+        self._tell(logging.WARNING, [(entry, Action.ADD) for entry in entries])
+
+    def _lasting(self, entry: Entry) -> Entry:
+        """A verdict as it is carried out: the black list isn't for good."""
+        if entry.list is not ListName.BLACK or entry.expires_at is not None:
+            return entry
+        shorter = replace(entry, expires_at=entry.created_at + self.black_for)
+        self._engine.lists.put(shorter)
+        return shorter
+
+    def knocked(self, packets: Mapping[Network, int], now: float) -> None:
+        """Take how many packets of each black peer were dropped since it was put there."""
+        self._knocks.take(packets, self._engine.policy.knock_rate, now)
+
+    def _renew(self, over: Iterable[Entry]) -> None:
+        """Black peers whose time is over, and which never stopped: they stay for as long again."""
+        engine, now = self._engine, self._clock.now()
+        entries = [
+            replace(
+                entry,
+                reason=f"never stopped knocking: {packets} packets dropped",
+                created_at=now,
+                expires_at=now + self.black_for,
+            )
+            for entry in over
+            if entry.list is ListName.BLACK
+            and entry.source == SCORE
+            and (packets := self._knocks.by(entry.peer, now))
+            and engine.lists.decisive(entry.peer) is None
+        ]
+        if entries:
+            self._guard.put([engine.lists.put(entry) for entry in entries])
+            self._keeper.write(Action.ADD, entries)
+            self._tell(logging.WARNING, [(entry, Action.ADD) for entry in entries])
 
     async def _written(self, entries: Iterable[Entry]) -> None:
         await self._memory.save_of(entry.peer for entry in entries)
@@ -62,7 +102,7 @@ class Bailiff:
         """Take over what only the kernel knew."""
         for entry in entries:
             self._engine.lists.put(entry)
-            log.warning("adopted: %s", self._told(entry))
+        self._tell(logging.WARNING, [(entry, Action.ADD) for entry in entries], "adopted: ")
         self._keeper.write(Action.ADD, entries)
 
     def expire(self, entries: Sequence[Entry]) -> None:
@@ -73,11 +113,17 @@ class Bailiff:
         for entry in entries:
             if entry.list is ListName.WHITE:  # it may have stood before a block
                 self._end_doomed(self._engine.sessions_of(entry.peer))
+        self._renew(entries)
+        if len(entries) > TOLD:
+            log.info("the time of %d entries is over", len(entries))
+            return
+        for entry in entries:
             log.info("%s off %s: its time is over", self._engine.size.text(entry.peer), entry.list)
 
     async def follow(self, recorded: Sequence[Recorded]) -> None:
         """Do to the lists and the kernel what was done to the store. Raises DpsdError."""
         engine, changes = self._engine, list[Change]()
+        self._keeper.supersede({record.entry.peer for record in recorded})
         for record in recorded:
             entry = record.entry
             if record.action is Action.ADD:
@@ -99,7 +145,7 @@ class Bailiff:
             if not added and entry.list is not ListName.WHITE:
                 # What a program lifts has ended as by its time.
                 (engine.forgive if entry.source == OPERATOR else engine.release)(entry.peer)
-            log.info("%s", self._told(entry, record.action))
+        self._tell(logging.INFO, [(record.entry, record.action) for record in recorded])
 
     def sweep(self) -> None:
         """End what listed peers have left from before."""
@@ -126,6 +172,19 @@ class Bailiff:
             if dropped:
                 doomed.append(key)
         return doomed
+
+    def _tell(
+        self, level: int, changed: Sequence[tuple[Entry, Action]], head: str = ""
+    ) -> None:  # fmt: skip
+        """Log changes of the lists: a line each, or one line for many."""
+        if len(changed) <= TOLD:
+            for entry, action in changed:
+                log.log(level, "%s%s", head, self._told(entry, action))
+            return
+        how = Counter(f"{'' if action is Action.ADD else 'off '}{e.list}" for e, action in changed)
+        counts = ", ".join(f"{count} {what}" for what, count in how.items())
+        first = ", ".join(self._engine.size.text(entry.peer) for entry, _ in changed[:TOLD])
+        log.log(level, "%s%s at once; `dpsd list` has why: %s, …", head, counts, first)
 
     def _told(self, entry: Entry, action: Action = Action.ADD) -> str:
         """One line about a change of the lists: peer, list, until when, by whom, why."""

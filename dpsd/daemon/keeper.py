@@ -8,23 +8,35 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dpsd.core.given import Given, changes, may_overrule
 from dpsd.core.lists import Entry, ListName
+from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
-from dpsd.errors import DpsdError, StoreError
-from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store
+from dpsd.errors import DpsdError, StoreDamaged, StoreError
+from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store, path_of
 
 T = TypeVar("T")
 log = logging.getLogger("dpsd")
 
 AHEAD = 5.0  # seconds; an entry made by so much later than now was made by another clock
+RUNS, CLEAN = "runs", "stopped"  # what a node tells of its daemon
 MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
+
+
+class Before(Enum):
+    """How the daemon before this one ended, by what the store has of it."""
+
+    NOTHING = "nothing is known of one"
+    STOPPED = "it stopped, and had written everything"
+    BOOT = "the machine went down since"
+    CRASHED = "it crashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +51,11 @@ class Keeper:
     """The daemon's hand on the store. Entries go in and come out in the engine's time."""
 
     def __init__(self, url: str, clock: Clock) -> None:
-        self.node = socket.gethostname()
+        # "" is the command line's: an operator's change would be taken for the daemon's own.
+        self.node = socket.gethostname() or "localhost"
         self.applied = 0  # the revision that the engine and the kernel have
+        self.path = path_of(url)  # None: no file
+        self.before = Before.NOTHING
         self._url = url
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, "store")
@@ -51,6 +66,7 @@ class Keeper:
         self._failing: set[str] = set()  # what has been told to fail
         self._file: tuple[int, int] | None = None
         self._behind = False  # there is news that isn't applied yet
+        self._flushing = set[asyncio.Future[None]]()
         self._last_beat: tuple[str, int, dict[str, Any]] | None = None
 
     async def run(self, work: Callable[[Store], T]) -> T:
@@ -60,19 +76,40 @@ class Keeper:
         )
 
     async def open(self) -> None:
-        """Open and claim the store, bringing it up to date; StoreError, NotPermitted."""
+        """Open and claim the store, bringing it up to date; StoreError, NotPermitted.
+
+        One that is damaged is put aside, and an empty one takes its place.
+        """
 
         def opened() -> Store:
-            return Store.open(self._url, upgrade=True, claim=True)
+            known = self.path is not None and Path(f"{self.path}.lock").exists()
+            try:
+                return _whole(self._url)
+            except StoreDamaged as problem:
+                if not known:
+                    raise
+                aside = Store.put_aside(self._url, f"damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+                log.error(
+                    "%s; it is %s now, and an empty one takes its place: what the kernel holds is"
+                    " adopted, history and scores are lost unless you restore a copy",
+                    problem,
+                    aside,
+                )
+                return _whole(self._url)
 
         loop = asyncio.get_running_loop()
         self._store = await loop.run_in_executor(self._thread, opened)
         self._file = _identity(self._store.path)
+        nodes = await self.run(Store.nodes)
+        mine = next((node for node in nodes if node.node == self.node), None)
+        self.before = Before.NOTHING if not nodes else _before(mine)
 
     async def close(self) -> None:
         """Write what is waiting, and give up the claim."""
         if self._store is not None:
             await self.flush()
+            if not self._waiting and self._last_beat is not None:
+                await self._write_beat(*self._last_beat[::2], CLEAN)
             await self.run(Store.close)
         self._thread.shutdown()
 
@@ -81,14 +118,17 @@ class Keeper:
         self.applied = await self.run(Store.revision)
         entries = await self.run(lambda store: store.entries(time.time()))
         self._behind = False
-        waiting = [record.entry for record in self._waiting if record.action is Action.ADD]
-        return [self._inward(entry) for entry in (*entries, *waiting)]
+        lists = {(entry.list, entry.peer): entry for entry in entries}
+        for record in self._waiting:
+            lists.pop((record.entry.list, record.entry.peer), None)
+            if record.action is Action.ADD:
+                lists[record.entry.list, record.entry.peer] = record.entry
+        return [self._inward(entry) for entry in lists.values()]
 
     async def agree(self, wanted: Given) -> None:
         """Make the entries that are given by the configuration and others those, and no more."""
 
-        def work(store: Store) -> None:
-            now = time.time()
+        def due(store: Store, now: float) -> list[Record]:
             overruled = {
                 peer
                 for peer in wanted.entries
@@ -96,8 +136,15 @@ class Keeper:
             }
             gone, new = changes(wanted, store.entries(now, ListName.WHITE), overruled)
             records = [Record(Action.REMOVE, each, now) for each in gone]
-            records += [Record(Action.ADD, replace(each, created_at=now), now) for each in new]
-            store.commit(records)
+            return records + [
+                Record(Action.ADD, replace(each, created_at=now), now) for each in new
+            ]
+
+        def work(store: Store) -> None:
+            now = time.time()
+            if due(store, now):  # a store that can't be written to is no obstacle to what is so
+                with store.editing():
+                    store.commit(due(store, now))
 
         await self.run(work)
 
@@ -131,14 +178,23 @@ class Keeper:
         now = time.time()
         self._waiting += [Record(action, self._outward(entry), now) for entry in entries]
 
+    def supersede(self, peers: Collection[Network]) -> None:
+        """Somebody else's word on these peers is taken over now: what waits comes before it."""
+        self._waiting = [
+            each
+            for each in self._waiting
+            if each.action is not Action.ADD or each.entry.peer not in peers
+        ]
+
     async def flush(self) -> None:
         """Write what is waiting; a failure is logged and tried again with the next flush."""
         records, self._waiting = self._waiting, []
         if not records:
             return
-        commit = self._thread.submit(lambda: self._opened().commit(records, self.node))
+        known = self.applied
+        commit = self._thread.submit(lambda: self._opened().record(records, self.node, known))
         try:
-            number = await asyncio.wrap_future(commit)
+            done = await asyncio.wrap_future(commit)
         except DpsdError as problem:
             self._waiting = (records + self._waiting)[-MOST_WAITING:]
             self._complain("flush", f"{problem}; {len(self._waiting)} verdicts only in the kernel")
@@ -148,8 +204,18 @@ class Keeper:
                 self._waiting = records + self._waiting
             raise
         self._failing.discard("flush")
-        if number == self.applied + 1:
-            self.applied = number
+        for record in done.refused:
+            log.info("%s: somebody else changed it first; that holds", record.entry.peer)
+        if done.made and done.revision == self.applied + 1:
+            self.applied = done.revision
+
+    async def wrote(self, within: float) -> bool:
+        """Whether everything is in the store by so many seconds from now; else it is tried on."""
+        flushing = asyncio.ensure_future(self.flush())
+        self._flushing.add(flushing)
+        flushing.add_done_callback(self._flushing.discard)
+        done, _ = await asyncio.wait({flushing}, timeout=within)
+        return bool(done) and not self._waiting
 
     async def save(self, rows: list[PeerRow]) -> None:
         """Write peers' scores; a failure is logged, they change again anyway."""
@@ -163,21 +229,24 @@ class Keeper:
     async def beat(self, mode: str, status: dict[str, Any]) -> None:
         """Tell how things stand, if that changed since the last time."""
         beat = (mode, self.applied, status)
-        if beat == self._last_beat:
+        if beat == self._last_beat or not await self._write_beat(mode, status, RUNS):
             return
-        node = Node(
-            self.node, os.getpid(), mode, self._started_at, time.time(), self.applied, status
-        )
-        try:
-            await self.run(lambda store: store.beat(node))
-        except DpsdError as problem:
-            self._complain("beat", f"{problem}; the status is not saved")
-            return
-        self._failing.discard("beat")
         self._last_beat = beat
         if _identity(self._opened().path) != self._file:
             path = self._opened().path
             self._complain("file", f"store {path}: moved away or replaced; restart dpsd to use it")
+
+    async def _write_beat(self, mode: str, status: dict[str, Any], state: str) -> bool:
+        """Whether it could be written how things stand."""
+        told = {**status, "boot": _boot_id(), "daemon": state}
+        node = Node(self.node, os.getpid(), mode, self._started_at, time.time(), self.applied, told)
+        try:
+            await self.run(lambda store: store.beat(node))
+        except DpsdError as problem:
+            self._complain("beat", f"{problem}; the status is not saved")
+            return False
+        self._failing.discard("beat")
+        return True
 
     def _complain(self, what: str, told: str) -> None:
         """Log what doesn't work, once until it worked again."""
@@ -202,6 +271,31 @@ class Keeper:
     def _outward(self, entry: Entry) -> Entry:
         stored = self._shortened.pop(entry, None)  # else the store wouldn't know it again
         return stored or _moved(entry, self._clock.to_wall)
+
+
+def _whole(url: str) -> Store:
+    """The opened and claimed store; StoreDamaged if not all of it can be read."""
+    store = Store.open(url, upgrade=True, claim=True)
+    try:
+        store.examine()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _before(mine: Node | None) -> Before:
+    told = {} if mine is None else mine.status
+    if told.get("daemon") == CLEAN:
+        return Before.STOPPED
+    return Before.BOOT if told.get("boot", _boot_id()) != _boot_id() else Before.CRASHED
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:

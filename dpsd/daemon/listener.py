@@ -17,6 +17,7 @@ Keep = Callable[[bytes], None]
 
 LINGER = 0.003  # seconds that events are let gather after a batch that wasn't full
 AGAIN = 1.0  # seconds until a receive that failed is tried again
+PATIENCE = 10.0  # seconds for each part of a dump
 DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.2  # seconds between two dumps, at least
 DUMP_SHARE, DUMP_SHARE_HURRY = 0.02, 0.2  # of a processor, at most
 
@@ -39,6 +40,8 @@ class Listener:
         self._dump = Dump()
         self._spent = 0.0  # processor seconds on the dump that runs
         self._dumped_at = 0.0
+        self._heard_at = 0.0  # when the dump that runs went on
+        self._failing = False  # and that was told
         self._last_cost = 0.0
         self._incomplete = False  # events were lost since the dump began
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -69,6 +72,8 @@ class Listener:
         mostly the kernel's walk through its table, once for each port.
         """
         rest = self._last_cost / (DUMP_SHARE_HURRY if hurry else DUMP_SHARE)
+        if self._dump.running and time.monotonic() - self._heard_at > PATIENCE:
+            self._failed(f"the connection table can't be read: no answer for {PATIENCE:.0f} s")
         due = self._dumped_at + max(DUMP_EVERY_HURRY if hurry else DUMP_EVERY, rest)
         if time.monotonic() >= due and not self._dump.running:
             self.dump(hurry)
@@ -126,18 +131,37 @@ class Listener:
         try:
             spans = self._dump.receive()
         except KernelError as problem:
-            log.error("%s", problem)
+            self._failed(str(problem))
             return
+        self._heard_at = time.monotonic()
         events = self._decode(self._dump.buffer, spans)
         self._spent += time.thread_time() - began
         if any(event[0] == END for event in events):
             self._asked(self._dump.advance())
 
+    def _failed(self, told: str) -> None:
+        """Tell it, once until a dump was complete again, and begin with another socket: what comes
+        late of the old answer isn't to be taken for the new one."""
+        if not self._failing:
+            log.error("%s; it is tried again, and till then nobody is judged by it", told)
+        self._failing = True
+        if self._loop is not None:
+            self._loop.remove_reader(self._dump.fileno())
+        self._dump.close()
+        self._dump = Dump()
+        if self._loop is not None:
+            self._loop.add_reader(self._dump.fileno(), self._receive_dump)
+        self._dumped_at, self._spent = time.monotonic(), 0.0
+
     def _asked(self, request: bytes | None) -> None:
         """The dump goes on with a request, or it is over."""
+        self._heard_at = time.monotonic()
         if request is not None:
             self._decode(request, [(0, len(request))])
         elif not self._dump.running:
+            if self._failing:
+                log.info("the connection table can be read again")
+            self._failing = False
             self._dumped_at = time.monotonic()
             self._last_cost, self._spent = self._spent, 0.0
             if self._incomplete:

@@ -49,6 +49,7 @@ def snapshot(
         "dropped": guard.dropped._asdict(),
         "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
         "repairs": guard.repairs,
+        "table_problem": guard.problem,
     }
 
 

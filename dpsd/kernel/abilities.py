@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nftables import Nftables
 from pyroute2.conntrack import Conntrack
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -14,6 +13,7 @@ from dpsd.errors import DpsdError, NotPermitted
 from dpsd.kernel import host, sockdiag
 from dpsd.kernel.conntrack import Events
 from dpsd.kernel.ending import rule
+from dpsd.kernel.nftset import Library
 
 _SYSCTL = Path("/proc/sys/net")
 NEAR_FULL = 0.8  # of nf_conntrack_max
@@ -77,7 +77,13 @@ def _ending_elsewhere(config: Config) -> Iterator[Problem]:
 
 
 def _list_tables() -> None:
-    code, _, error = Nftables().cmd("list tables")
+    library = Library()
+    try:
+        code, _, error = library.cmd("list tables")
+        if not code:  # there may be a table that this libnftables can't stand
+            library.cmd("list ruleset", terse=True)
+    finally:
+        library.close()
     if code and "permitted" in error.lower():
         raise NotPermitted("nft may not list tables")
     if code:

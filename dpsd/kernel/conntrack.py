@@ -25,6 +25,10 @@ BATCH = 1024  # datagrams a call
 SLOT = 1024  # bytes a datagram; the longest event seen is 308, security contexts add some
 DUMP_BUFFER = 64 * 1024  # the kernel fills up to 32 KiB of it a datagram
 
+_PATIENCE = 10.0  # seconds for an answer
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_ANSWER = struct.Struct("=IHHIIi")  # nlmsghdr, and the errno of these two
+
 Spans = list[tuple[int, int]]
 
 
@@ -164,7 +168,20 @@ class Dump:
         except OSError as problem:
             self.running = False
             raise KernelError(f"the connection table can't be read: {problem.strerror}") from None
+        if failure := self._failure(length):
+            self.running = False
+            raise KernelError(f"the connection table can't be read: {os.strerror(failure)}")
         return [(0, length)]
+
+    def _failure(self, length: int) -> int:
+        """The errno that the answer of this length ends with; 0: none."""
+        if length < _ANSWER.size:
+            return 0
+        _, kind, _, _, _, number = _ANSWER.unpack_from(self.buffer, 0)
+        if kind == _NLMSG_ERROR:
+            return -int(number)
+        size, kind, _, _, _, number = _ANSWER.unpack_from(self.buffer, length - _ANSWER.size)
+        return -int(number) if (size, kind) == (_ANSWER.size, _NLMSG_DONE) and number < 0 else 0
 
     def close(self) -> None:
         """Stop asking."""

@@ -3,11 +3,13 @@
 store.py      every query
 records.py    what goes in and comes out
 schema.py     the tables, and the way to them from older ones
-connecting.py the URL, the file and its owner, faults told in words
+connecting.py the URL, the connection, faults told in words
+files.py      the files and their owner; no link is followed
 claim.py      one daemon to a store
 """
 
-from dpsd.store.records import Action, Node, PeerRow, Pruned, Record, Recorded
+from dpsd.store.connecting import file_of as path_of
+from dpsd.store.records import Action, Committed, Node, PeerRow, Pruned, Record, Recorded
 from dpsd.store.rows import evidence_json, evidence_of
 from dpsd.store.schema import SCHEMA
 from dpsd.store.store import Store
@@ -15,6 +17,7 @@ from dpsd.store.store import Store
 __all__ = [
     "SCHEMA",
     "Action",
+    "Committed",
     "Node",
     "PeerRow",
     "Pruned",
@@ -23,4 +26,5 @@ __all__ = [
     "Store",
     "evidence_json",
     "evidence_of",
+    "path_of",
 ]

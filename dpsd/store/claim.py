@@ -7,11 +7,12 @@ command which asks "is the daemon running?" never gets in the way of one that is
 import errno
 import fcntl
 import os
+import stat
 import struct
 from pathlib import Path
 
 from dpsd.errors import StoreError
-from dpsd.store.connecting import make_file
+from dpsd.store import files
 
 _LOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length (0: all), pid (0)
 _WRITE_LOCK = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -19,8 +20,8 @@ _WRITE_LOCK = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 def take(path: Path) -> int:
     """Take the lock; the descriptor that holds it until closed. StoreError if it is taken."""
-    make_file(path)
-    file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    files.make(path)
+    file = _opened(path, os.O_RDWR)
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _WRITE_LOCK)
         os.ftruncate(file, 0)
@@ -37,7 +38,7 @@ def take(path: Path) -> int:
 def taken(path: Path) -> bool:
     """Whether some process holds the lock."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        file = _opened(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -45,3 +46,13 @@ def taken(path: Path) -> bool:
     finally:
         os.close(file)
     return bool(_LOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def _opened(path: Path, flags: int) -> int:
+    """The lock file; StoreError for anything else in its place, for it may be cut to nothing."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a reader
+    found = os.fstat(file)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return file
+    os.close(file)
+    raise StoreError(f"{path} isn't the lock file that it should be; remove it")

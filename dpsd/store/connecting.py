@@ -1,5 +1,6 @@
 """From the configured URL to one open connection: the file and its owner, pragmas, faults."""
 
+import errno
 import os
 import re
 import sqlite3
@@ -13,7 +14,8 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from dpsd.errors import DpsdError, NotPermitted, StoreError
+from dpsd.errors import DpsdError, NotPermitted, StoreDamaged, StoreError
+from dpsd.store import files
 
 BUSY = 5.0  # seconds that a writer waits for another one
 
@@ -26,13 +28,18 @@ _PRAGMAS = (
 # SQLite's primary result codes: what to tell, and what to do about it.
 _TOLD = {
     sqlite3.SQLITE_BUSY: f"locked by another process for over {BUSY:.0f} s; try again",
-    sqlite3.SQLITE_CORRUPT: "damaged; stop dpsd, move the file away and restore a copy, "
-    "or start with an empty store",
+    sqlite3.SQLITE_CORRUPT: "damaged; restart the daemon: it puts the file aside, starts with an "
+    "empty store, and takes over what the kernel blocks. Or stop it and restore a copy",
     sqlite3.SQLITE_NOTADB: "not an SQLite database; if it is a damaged store, move it away and "
     "restore a copy, else mend [store] url",
     sqlite3.SQLITE_FULL: "no room left on its file system; nothing was changed",
     sqlite3.SQLITE_IOERR: "the disk failed to read or write; see the kernel's log",
 }
+READ_ONLY = (
+    "its file system is read-only, so nothing was changed in it; see the kernel's log for why,"
+    " then mount -o remount,rw"
+)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _REFUSED = (sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH)
 
 
@@ -55,24 +62,44 @@ def path_of(url: URL) -> Path | None:
     return Path(str(url.database)).absolute()
 
 
+def file_of(url: str) -> Path | None:
+    """The SQLite file that a configured URL names; StoreError as for parse()."""
+    return path_of(parse(url))
+
+
 def name_of(url: URL) -> str:
     """What messages call the store: its path, or its URL without the password."""
     return str(path_of(url) or url.render_as_string(hide_password=True))
 
 
 def connect(url: URL) -> Connection:
-    """Open the one connection of this process. An absent SQLite file is made first, empty."""
+    """Open the one connection of this process. An absent SQLite file is made first, empty.
+
+    SQLite itself follows no link in place of -wal, -shm and -journal (O_NOFOLLOW).
+    """
     options: dict[str, Any] = {"future": True, "poolclass": NullPool}
     if url.get_backend_name() == "sqlite":
         # No isolation level: the driver then never begins a transaction by itself, Store does.
         options["connect_args"] = {"timeout": BUSY, "isolation_level": None}
     if (path := path_of(url)) is not None:
-        make_file(path)
+        files.examine(path)
+        if files.is_read_only(path) and path.exists():
+            options["creator"] = lambda: _read_only(path)
+        else:
+            files.make(path)
     try:
         db: Connection = create_engine(url, **options).connect()
     except ImportError as error:
         raise StoreError(f"its driver isn't installed ({error})") from error
     return db
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """A connection that reads where nobody can write: SQLite would make -wal and -shm else."""
+    wal, shm = Path(f"{path}-wal"), Path(f"{path}-shm")
+    last_written = wal.exists() and wal.stat().st_size and shm.exists()
+    how = "mode=ro" if last_written else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=BUSY, isolation_level=None)
 
 
 def tune(db: Connection) -> None:
@@ -89,32 +116,15 @@ def shrink(db: Connection) -> None:
     db.connection.cursor().executescript("PRAGMA incremental_vacuum(2000)")
 
 
-def make_file(path: Path) -> None:
-    """Create an empty file of mode 0660 unless there is one; OSError when that can't be done.
-
-    Made by root it gets its directory's owner and group: a command run before the daemon's first
-    start must not lock the daemon's user out. SQLite gives -wal and -shm the same owner and mode.
-    """
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o660)
-    except FileExistsError:
-        if path.is_dir():
-            raise StoreError("is a directory; [store] url must name a file") from None
-        return
-    try:
-        if os.geteuid() == 0:
-            home = path.parent.stat()
-            os.fchown(file, home.st_uid, home.st_gid)
-        os.fchmod(file, 0o660)  # whatever the umask
-    finally:
-        os.close(file)
-
-
 @contextmanager
 def told(name: str, path: Path | None) -> Iterator[None]:
-    """Turn whatever the store raises into StoreError or NotPermitted, with its name and a hint."""
+    """Turn whatever the store raises into StoreError or NotPermitted, with its name and a hint.
+
+    Meanwhile this thread reaches only what the owner of the store's folder does.
+    """
     try:
-        yield
+        with files.as_owner(path):
+            yield
     except DpsdError as error:
         raise type(error)(f"store {name}: {error}") from error
     except DBAPIError as error:
@@ -126,6 +136,8 @@ def told(name: str, path: Path | None) -> Iterator[None]:
     except PermissionError as error:
         raise _not_permitted(name) from error
     except (SQLAlchemyError, OSError) as error:
+        if getattr(error, "errno", None) == errno.EROFS:
+            raise StoreError(f"store {name}: {READ_ONLY}") from error
         raise StoreError(f"store {name}: {error}") from error
     except ValueError as error:  # a text that is no peer, list or JSON
         raise StoreError(f"store {name}: holds what dpsd can't have written ({error})") from error
@@ -134,8 +146,11 @@ def told(name: str, path: Path | None) -> Iterator[None]:
 def _fault(name: str, path: Path | None, error: BaseException | None) -> DpsdError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary one of an extended code
     if code in _REFUSED or (code == sqlite3.SQLITE_CANTOPEN and not _writable(path)):
+        if files.is_read_only(path):
+            return StoreError(f"store {name}: {READ_ONLY}")
         return _not_permitted(name)
-    return StoreError(f"store {name}: {_TOLD.get(code, error)}")
+    kind = StoreDamaged if code in _DAMAGED else StoreError
+    return kind(f"store {name}: {_TOLD.get(code, error)}")
 
 
 def _not_permitted(name: str) -> NotPermitted:

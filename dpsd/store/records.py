@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpsd.core.lists import Entry
 from dpsd.core.peers import Network
@@ -38,6 +38,17 @@ class Recorded(Record):
 
     revision: int
     node: str
+
+
+class Committed(NamedTuple):
+    """The revision that a commit made; if nothing had an effect, the one that there was.
+
+    refused: records that came too late, for somebody else had changed their peers before.
+    """
+
+    revision: int
+    made: bool
+    refused: list[Record]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,12 @@ from sqlalchemy.engine import URL, Connection
 
 from dpsd.core.lists import OPERATOR, SCORE, Entry, ListName
 from dpsd.core.peers import Network
-from dpsd.store import claim, connecting, schema
+from dpsd.errors import StoreDamaged, StoreError
+from dpsd.store import claim, connecting, files, schema
 from dpsd.store.connecting import told
 from dpsd.store.records import (
     Action,
+    Committed,
     Node,
     PeerRow,
     Pruned,
@@ -49,6 +51,8 @@ BATCH = 2_000  # rows a transaction where there may be very many; some 50 ms
 FRESH = 10.0  # seconds that a daemon on a database without a claim counts as running
 _CHUNK = 500  # values of one IN (...); SQLite's limit was 999 for long
 
+_WRITE = "BEGIN IMMEDIATE"
+
 _T = TypeVar("_T")
 
 
@@ -60,6 +64,7 @@ class Store:
         self.path = connecting.path_of(url)  # None: no file (another database, or in memory)
         self._sqlite = url.get_backend_name() == "sqlite"
         self._claim: int | None = None
+        self._edited = False  # in a transaction of editing()
         with told(self._name, self.path):
             self._db: Connection = connecting.connect(url)
         self._seen: tuple[int, int] = (0, 0)
@@ -81,6 +86,29 @@ class Store:
             store.close()
             raise
         return store
+
+    @classmethod
+    def put_aside(cls, url: str, suffix: str) -> Path:
+        """Give a damaged SQLite store another name, and make room for an empty one; its new name.
+
+        Only one that a daemon had claimed before: else the URL may name anybody's file. The claim
+        lasts meanwhile, as for open(). StoreError.
+        """
+        parsed = connecting.parse(url)
+        path = connecting.path_of(parsed)
+        with told(connecting.name_of(parsed), path):
+            if path is None or not Path(f"{path}.lock").exists():
+                raise StoreError("not known as a store of dpsd")
+            held = claim.take(Path(f"{path}.lock"))
+            try:
+                return files.put_aside(path, suffix)
+            finally:
+                os.close(held)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether its file system is mounted so."""
+        return files.is_read_only(self.path)
 
     def close(self) -> None:
         """Close the connection and give up the claim."""
@@ -121,6 +149,15 @@ class Store:
             found = {row[0]: int(row[1]) for row in db.execute(query)}
         return {name: found.get(name.value, 0) for name in ListName}
 
+    def black_by_score(self, now: float) -> tuple[int, float | None]:
+        """How many peers the score has on the black list, and since when the first of them."""
+        query = select(func.count(), func.min(entries.c.created_at)).where(
+            _in_force(now), entries.c.list == ListName.BLACK.value, entries.c.source == SCORE
+        )
+        with self._reading() as db:
+            count, oldest = db.execute(query).one()
+            return int(count), oldest
+
     def covering(self, peer: Network, now: float) -> list[Entry]:
         """The entries in force for this network and for wider ones that hold it.
 
@@ -148,9 +185,24 @@ class Store:
         What has no effect (a removal of what isn't there, an expiry of what was prolonged) is
         left out of history; when nothing has any, the revision stays as it was.
         """
+        return self.record(records, node).revision
+
+    def record(
+        self, records: Sequence[Record], node: str = "", known: int | None = None
+    ) -> Committed:
+        """As commit(), for a node that knows what was committed up to a revision.
+
+        Who comes first has the say: what somebody else changed since isn't known to the node yet,
+        so no verdict is added for the same peers.
+        """
         keyed = [(key_of(record.entry), record) for record in records]
         with self._writing() as db:
             number = int(db.execute(select(revision.c.value).with_for_update()).scalar_one())
+            changed = set[str]() if known is None else _changed_by_others(db, known, node)
+            refused = [r for key, r in keyed if _is_verdict(r) and key[1] in changed]
+            if refused:
+                late = set(map(id, refused))
+                keyed = [(key, record) for key, record in keyed if id(record) not in late]
             made = effect(keyed, _expiries(db, keyed))
             if made.done:
                 number += 1
@@ -160,7 +212,54 @@ class Store:
                 db.execute(update(revision).values(value=number))
         if made.done and self._seen[0] == number - 1:
             self._seen = (number, self._seen[1])  # one's own change is no news
-        return number
+        return Committed(number, bool(made.done), refused)
+
+    @contextmanager
+    def editing(self) -> Iterator[None]:
+        """What is read and committed within is one transaction; undone when anything is raised.
+
+        Nobody else changes anything between the look and the change.
+        """
+        with told(self._name, self.path):
+            self._refuse_read_only()
+            transaction = self._db.begin()
+            if self._sqlite:
+                try:
+                    self._db.exec_driver_sql(_WRITE)
+                except BaseException:
+                    transaction.rollback()
+                    raise
+        self._edited = True
+        try:
+            yield
+        except BaseException:
+            with told(self._name, self.path):
+                transaction.rollback()
+            raise
+        else:
+            with told(self._name, self.path):
+                transaction.commit()
+        finally:
+            self._edited = False
+
+    def examine(self) -> None:
+        """StoreDamaged unless all of an SQLite file can be read; half a second for 100 MB."""
+        if self._sqlite:
+            with self._reading() as db:
+                found = db.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if found != "ok":
+                raise StoreDamaged(f"store {self._name}: damaged ({found})")
+
+    def last(self, peers: Iterable[Network]) -> dict[tuple[ListName, Network], Recorded]:
+        """The last change of each of these networks on each list, as far as history has any."""
+        found: dict[tuple[ListName, Network], Recorded] = {}
+        for chunk in _batches(map(str, peers), _CHUNK):
+            query = select(history).where(history.c.peer.in_(chunk)).order_by(history.c.id)
+            with self._reading() as db:
+                for row in db.execute(query):
+                    record = to_recorded(row)
+                    found[record.entry.list, record.entry.peer] = record
+        return found
 
     def revision(self) -> int:
         """The number of the last commit; 0 at first."""
@@ -309,7 +408,7 @@ class Store:
     # Inside
 
     def _prepare(self, upgrade: bool) -> None:
-        if self._sqlite:
+        if self._sqlite and not self.read_only:
             with self._transaction("") as db:
                 connecting.tune(db)
         with self._reading() as db:
@@ -317,7 +416,8 @@ class Store:
         if behind:
             with self._writing() as db:
                 if schema.needs_migration(schema.found(db), upgrade):  # nobody was faster
-                    schema.migrate(db)
+                    with files.as_self():  # by now SQLite has opened what it works on
+                        schema.migrate(db)
         version = self._data_version()  # first, so that a commit between the two is news
         self._seen = (self.revision(), version)
 
@@ -326,15 +426,25 @@ class Store:
 
     def _writing(self) -> AbstractContextManager[Connection]:
         # IMMEDIATE: two readers that both want to become the writer would wait for each other.
-        return self._transaction("BEGIN IMMEDIATE")
+        return self._transaction(_WRITE)
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Connection]:
         """A transaction, undone when anything is raised; on SQLite it begins as told, or not."""
+        if self._edited:  # within editing()
+            with told(self._name, self.path):
+                yield self._db
+            return
         with told(self._name, self.path), self._db.begin():
+            if begin == _WRITE:
+                self._refuse_read_only()
             if self._sqlite and begin:
                 self._db.exec_driver_sql(begin)
             yield self._db
+
+    def _refuse_read_only(self) -> None:
+        if self.read_only:  # what is opened immutable would be written to nowhere
+            raise StoreError(connecting.READ_ONLY)
 
     def _data_version(self) -> int:
         """A number that is another one after each commit of another connection; SQLite's only."""
@@ -356,6 +466,16 @@ class Store:
 
 def _in_force(now: float) -> Any:
     return or_(entries.c.expires_at.is_(None), entries.c.expires_at > now)
+
+
+def _is_verdict(record: Record) -> bool:
+    return record.action is Action.ADD and record.entry.source == SCORE
+
+
+def _changed_by_others(db: Connection, since: int, node: str) -> set[str]:
+    """The peers that somebody else than a node changed after a revision."""
+    newer = select(history.c.peer).where(history.c.revision > since, history.c.node != node)
+    return {row.peer for row in db.execute(newer)}
 
 
 def _expiries(db: Connection, keyed: Sequence[tuple[Key, Record]]) -> dict[Key, float | None]:

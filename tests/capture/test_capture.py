@@ -159,6 +159,7 @@ def test_a_loss_is_recorded(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(recording, "Listener", Losing)
     assert record(Config(), fresh, 0.0)
+    assert fresh.stat().st_mode & 0o777 == 0o600
     assert events(fresh) == [(LOST, None, 0, 0, 0, 0)]
 
 

@@ -138,20 +138,26 @@ def test_full_disk(make: Make, host: MailHost, tmp_path: Path) -> None:
                     filler.write(bytes(4096))
                 except OSError:
                     break
-        failed = daemon.cli("block", "10.99.151.2", "--for", "1h")
-        assert failed.returncode == 69
-        assert "no room" in failed.stderr
+        # An operator's word holds at once, and whether it outlasts a restart is told.
+        freed = daemon.cli("unblock", "10.99.151.1", check=True)
+        assert "a restart undoes it" in freed.stderr
+        assert "no room" in freed.stderr
+        assert host.reached("10.99.151.1")
+        daemon.cli("block", "10.99.151.2", "--for", "1h", check=True)
+        assert host.drops("10.99.151.2")
+        assert daemon.cli("unblock", "10.99.151.9").returncode == 1
         # A verdict meanwhile: it is in the kernel, and in the store when there is room.
         held = host.session("10.99.152.1")
         with host.start("10.99.152.1"):
             assert ended(held)
         assert host.drops("10.99.152.1")
-        assert host.drops("10.99.151.1")
         assert eventually(lambda: "only in the kernel" in daemon.tail())
         assert daemon.running
         (small / "filler").unlink()
         assert eventually(lambda: ("block", "10.99.152.1") in listed(daemon))
-        daemon.cli("block", "10.99.151.2", "--for", "1h", check=True)
+        assert eventually(lambda: ("block", "10.99.151.2") in listed(daemon))
+        assert ("block", "10.99.151.1") not in listed(daemon)
+        assert host.reached("10.99.151.1")
         assert host.drops("10.99.151.2")
         assert daemon.stop() == 0
     finally:
@@ -166,7 +172,8 @@ def test_store_deleted_under_the_daemon(make: Make, host: MailHost) -> None:
     for name in ("dpsd.db", "dpsd.db-wal", "dpsd.db-shm"):
         (daemon.directory / name).unlink()
     assert eventually(lambda: host.reached("10.99.153.3") and "replaced" in daemon.tail())
-    assert daemon.cli("block", "10.99.153.3", "--for", "1h").returncode == 69  # not applied
+    daemon.cli("block", "10.99.153.3", "--for", "1h", check=True)  # in the new file, and at once
+    assert host.drops("10.99.153.3")
     assert daemon.running
     assert host.drops("10.99.153.1")
     daemon.kill()

@@ -27,13 +27,13 @@ class Host:
         self._directory = directory
         self._running: Jails | None = None
 
-    def start(self, seconds: int = HOUR) -> Jails:
+    def start(self, seconds: int = HOUR, more: str = "") -> Jails:
         """Start fail2ban with the distribution's own filter, two failures to a ban."""
         dpsd = " ".join(command(self.daemon))
         jail = (
             f"backend = polling\nlogpath = {self.mail_log}\nmaxretry = 2\nfindtime = 1h\n"
             "usedns = no\nignoreself = no\n"  # there is nobody to ask for names
-            f'bantime = {seconds}\naction = dpsd[dpsd="{dpsd}"]\n'
+            f'{more}bantime = {seconds}\naction = dpsd[dpsd="{dpsd}"]\n'
         )
         self._running = Jails(self.daemon.space, self._directory, {JAIL: jail})
         self._running.start()
@@ -110,6 +110,17 @@ def test_a_ban_ends_by_its_time(mail: Host, nft: Nft) -> None:
     assert soon(lambda: not nft.holds("block4", peer))
     assert soon(lambda: "Unban " + peer in fail2ban.log.read_text(encoding="utf-8"))
     mail.stop()  # it waits for its actions
+    assert not errors(fail2ban)
+
+
+def test_a_prolonged_ban_is_prolonged_here(mail: Host, nft: Nft) -> None:
+    growing = "bantime.increment = true\nbantime.multipliers = 1 500\n"
+    fail2ban, peer = mail.start(seconds=4, more=growing), "10.99.175.1"
+    mail.fails(peer)
+    assert soon(lambda: nft.holds("block4", peer))
+    assert soon(lambda: "Unban " + peer in fail2ban.log.read_text(encoding="utf-8"))
+    mail.fails(peer)
+    assert soon(lambda: (nft.elements("block4").get(peer) or 0) > 1000)
     assert not errors(fail2ban)
 
 

@@ -4,15 +4,16 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from ipaddress import IPv4Network, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dpsd.core.lists import Element, ListName
+from dpsd.core.lists import Element, ListName, Put
 from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
-from dpsd.kernel.nftset import TableSpec
+from dpsd.kernel.nftset import Crashed, TableSpec, child, library
 from tests.daemon.live import eventually
 from tests.kernel.netns import fresh, inside, run
 
@@ -127,3 +128,63 @@ def test_deferral_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> N
         assert caplog.text.count("nobody is deferred") == 2
 
     guarded(dict, work)
+
+
+DIES = """
+import importlib.util, os, signal, sys
+import nftables
+spec = importlib.util.spec_from_file_location("child", {child!r})
+child = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(child)
+cmd = nftables.Nftables.cmd
+def dying(self, commands):
+    there = "table inet theirs" in cmd(self, "list tables")[1]
+    if there and ("theirs" in commands or not commands.startswith("list table")):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return cmd(self, commands)
+nftables.Nftables.cmd = dying
+child.main()
+"""
+
+
+@pytest.mark.usefixtures("namespace")
+def test_a_library_that_dies_takes_nobody_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As libnftables 1.0.6 dies of a table that a newer nft made."""
+    script = tmp_path / "child.py"
+    script.write_text(DIES.format(child=child.__file__))
+    monkeypatch.setattr(library, "_CHILD", script)
+    prefix = (ListName.BLOCK, ip_network("10.98.0.0/16"))
+    wanted: Wanted = {HERE: None}
+
+    async def work(guard: Guard) -> None:
+        run("nft add table inet theirs")
+        wanted[prefix] = None
+        with pytest.raises(Crashed, match=r"died of SIGSEGV.*table inet theirs"):
+            await guard.apply([Put(*prefix, None)])
+        wanted[THERE] = None
+        guard.put([Put(*THERE, None)])
+        assert "10.99.0.2" in run("nft list set inet dpsd block4")
+        assert await asyncio.to_thread(eventually, lambda: guard.problem)
+        run("nft delete table inet theirs")
+        assert await asyncio.to_thread(
+            eventually, lambda: "10.98.0.0/16" in run("nft list set inet dpsd block4_nets")
+        )
+        assert await asyncio.to_thread(eventually, lambda: guard.problem is None)
+
+    guarded(lambda: wanted, work)
+
+    # A start goes on with the table that is there.
+    run("nft add table inet theirs")
+    wanted.pop(HERE)
+
+    async def begin() -> None:
+        guard = Guard(TableSpec(ports=(25,)), Clock(), lambda: wanted)
+        await guard.begin()
+        held = run("nft list set inet dpsd block4")
+        assert "10.99.0.2" in held
+        assert "10.99.0.1" not in held
+        await guard.close()
+
+    asyncio.run(begin())

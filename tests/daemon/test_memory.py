@@ -114,7 +114,7 @@ def test_a_verdict_is_written_once_though_the_flush_was_cancelled(
 ) -> None:
     """As at a stop, when the disk is slow."""
     entry = Entry(ListName.BLOCK, PEER, "", "score", time.time(), time.time() + 60)
-    working, go_on, commit = Event(), Event(), Store.commit
+    working, go_on, commit = Event(), Event(), Store.record
 
     def slowly(*arguments: Any) -> Any:
         working.set()
@@ -126,7 +126,7 @@ def test_a_verdict_is_written_once_though_the_flush_was_cancelled(
         async def stop() -> None:
             work: list[asyncio.Task[Any]] = []
             if begun:
-                monkeypatch.setattr(Store, "commit", slowly)
+                monkeypatch.setattr(Store, "record", slowly)
             else:
                 work.append(asyncio.create_task(keeper.run(slowly_idle)))
             keeper.write(Action.ADD, [entry])
@@ -145,3 +145,16 @@ def test_a_verdict_is_written_once_though_the_flush_was_cancelled(
 
         runner.run(stop())
     assert [each.entry.peer for each in store.history()] == [PEER]
+
+
+def test_a_host_without_a_name_follows_operators(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "")
+    with kept(tmp_path) as (runner, keeper):
+        runner.run(keeper.load())
+        entry = Entry(ListName.BLOCK, OTHER, "", "operator", time.time())
+        store.commit([Record(Action.ADD, entry, time.time())])
+        news = runner.run(keeper.missed())
+    assert news is not None
+    assert [record.entry.peer for record in news.records] == [OTHER]

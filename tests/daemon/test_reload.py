@@ -1,5 +1,8 @@
 """SIGHUP: a good configuration is taken as a whole, a bad one leaves the old one as it is."""
 
+import contextlib
+import sqlite3
+
 import pytest
 
 from tests.daemon.conftest import CALM
@@ -92,3 +95,29 @@ def test_from_enforcing_to_observing_and_back(shared: Dpsd, host: MailHost) -> N
     assert eventually(lambda: not host.server.has(held))
     assert eventually(lambda: shared.json("status")["mode"] == "enforce")
     assert answered(honest)
+
+
+def test_a_reload_while_the_store_fails_is_whole_or_not_at_all(
+    shared: Dpsd, host: MailHost
+) -> None:
+    peer = "10.99.113.9"
+    at_once(shared, f"block {peer} --for 1h")
+    with contextlib.closing(sqlite3.connect(shared.directory / "dpsd.db")) as db:
+        db.execute("BEGIN IMMEDIATE")
+        # Nothing to be written: an operator's way out.
+        shared.configure(enforce={"mode": "observe"}, policy=CALM)
+        shared.reload()
+        assert eventually(lambda: host.reached(peer), 20)
+        said = shared.log.stat().st_size
+        shared.configure(lists={"white": ["10.99.113.77"]}, policy=CALM)
+        shared.reload()
+        assert eventually(lambda: b"not reloaded" in shared.log.read_bytes()[said:], 20)
+        assert host.reached(peer)  # it goes on observing
+        db.rollback()
+    assert eventually(lambda: shared.json("status")["mode"] == "observe")
+    shared.reload()
+    assert eventually(lambda: host.drops(peer))
+    assert eventually(lambda: shared.json("status")["mode"] == "enforce")
+    assert ("white", "10.99.113.77") in listed(shared)
+    shared.configure(policy=CALM)
+    shared.reload()

@@ -1,6 +1,7 @@
 """What verdicts follow from scores, and what outlives the daemon, under a policy of few words."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_the_story_of_a_block_outlives_the_daemon(make: Make, host: MailHost) ->
     assert daemon.cli("list", check=True).stdout.count(peer) == 1
 
 
-def test_blocked_twice_as_long_and_then_for_good(make: Make, host: MailHost) -> None:
+def test_blocked_twice_as_long_and_then_for_a_year(make: Make, host: MailHost) -> None:
     daemon, peer = make(**QUICK), "10.99.170.2"
     daemon.start()
     began = time.monotonic()
@@ -101,7 +102,9 @@ def test_blocked_twice_as_long_and_then_for_good(make: Make, host: MailHost) -> 
     assert host.drops(peer)
     assert eventually(lambda: ("black", peer) in listed(daemon))
     entry = listed(daemon)["black", peer]
-    assert entry["expires_at"] is None
+    left = datetime.fromisoformat(entry["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=364) < left < timedelta(days=366)  # policy.black_for
+    assert daemon.json("status")["black_by_score"]["count"] == 1
     assert "block 3" in entry["reason"]
     history = [(each["action"], each["list"]) for each in daemon.json("why", peer)["history"]]
     assert history[::-1] == [

@@ -157,10 +157,13 @@ def test_a_kernel_without_nftables_or_conntrack(monkeypatch: pytest.MonkeyPatch)
         def cmd(self, _: str) -> tuple[int, str, str]:
             return -1, "", "netlink: Error: cache initialization failed\n"
 
+        def close(self) -> None:
+            pass
+
     def no_conntrack(*_: Any) -> None:
         raise KernelError("this kernel has no netfilter netlink")
 
-    monkeypatch.setattr(abilities, "Nftables", Lacking)
+    monkeypatch.setattr(abilities, "Library", Lacking)
     monkeypatch.setattr(abilities, "Events", no_conntrack)
     monkeypatch.setattr(abilities, "_SYSCTL", Path("/nonexistent"))
     found = problems(CONFIG)

@@ -1,5 +1,6 @@
 """What the routing tables and resolv.conf say of a host, in a namespace made for each test."""
 
+import time
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -138,10 +139,10 @@ def test_no_resolv_conf_is_no_error(resolv_conf: Path) -> None:
 
 
 def test_a_kernel_that_wont_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(host, "IPRoute", refuse)
+    monkeypatch.setattr(host, "socket", refuse)
     with pytest.raises(KernelError, match="routing tables"):
         look()
 
@@ -191,3 +192,28 @@ def test_far(network: str) -> None:
 def test_a_host_that_knows_nothing_has_nothing() -> None:
     assert not Host().is_own(packed("127.0.0.1"))
     assert not Host().is_near(net("0.0.0.0/0"))
+
+
+@pytest.mark.usefixtures("wire")
+def test_of_very_many_routes_few_are_looked_at(resolv_conf: Path, tmp_path: Path) -> None:
+    changes = host.Changes()
+    run("ip route add default via 192.0.2.7")
+    assert changes.any()
+    routes = tmp_path / "routes"
+    routes.write_text(
+        "".join(
+            f"route add 20.{a}.{b}.{c}/30 via 192.0.2.9\n"
+            for a in range(13)
+            for b in range(256)
+            for c in range(0, 240, 4)
+        )
+    )
+    run(f"ip -batch {routes}")
+    assert not changes.any()
+    began = time.thread_time()
+    assert neighbours(resolv_conf) == {"192.0.2.7/32"}
+    print(f"{time.thread_time() - began:.2f} s")
+    run("ip address add 192.0.2.33/24 dev near")
+    assert changes.any()
+    assert look(resolv_conf).is_own(packed("192.0.2.33"))
+    changes.close()

@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from struct import unpack_from
+from struct import pack, unpack_from
 from time import monotonic
 
 from dpsd.errors import DpsdError, KernelError, NotPermitted
@@ -18,6 +18,7 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 # A transaction is one datagram: room for some hundred thousand elements. Used only when needed.
 _BUFFER = 64 << 20
 _DATAGRAM = 1 << 16
+_PATIENCE = 10  # seconds for each part of an answer
 
 
 class ElementSocket:
@@ -28,6 +29,7 @@ class ElementSocket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the request
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pack("ll", _PATIENCE, 0))
         with suppress(PermissionError):  # then what is sent will be refused anyway
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
@@ -142,7 +144,12 @@ class ElementSocket:
         """
         self._socket.send(request)
         while True:
-            answer = self._socket.recv(_DATAGRAM)
+            try:
+                answer = self._socket.recv(_DATAGRAM)
+            except BlockingIOError:
+                raise KernelError(f"table inet dpsd: no answer within {_PATIENCE} s") from None
+            except OSError as problem:
+                raise KernelError(f"table inet dpsd can't be read: {problem.strerror}") from None
             for kind, _, start, end in wire.messages(answer):
                 yield kind, answer, start, end
                 if kind in {wire.NLMSG_DONE, wire.NLMSG_ERROR}:

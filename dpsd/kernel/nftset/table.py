@@ -6,12 +6,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from ipaddress import ip_address, ip_network, summarize_address_range
+from ipaddress import IPv4Network, ip_address, ip_network, summarize_address_range
 from threading import Lock
 from time import monotonic
 from typing import Any
-
-from nftables import Nftables
 
 from dpsd.core.cover import disjoint
 from dpsd.core.lists import Change, Element, ListName, Put
@@ -19,6 +17,7 @@ from dpsd.core.peers import Network
 from dpsd.errors import DpsdError, KernelError, NotPermitted
 from dpsd.kernel.nftset.deferral import Deferral
 from dpsd.kernel.nftset.elements import ElementSocket
+from dpsd.kernel.nftset.library import Library
 from dpsd.kernel.nftset.ruleset import (
     HOSTS,
     NETS,
@@ -53,8 +52,7 @@ class Table:
 
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
-        self._nft = Nftables()
-        self._nft.set_stateless_output(True)  # list no counters and no time left
+        self._nft = Library()
         self._hosts = ElementSocket(TABLE)
         self._dumps = ElementSocket(TABLE)
         # Taken in this order: prefixes and libnftables, hosts, dumps.
@@ -62,10 +60,13 @@ class Table:
         self._nets: Sets = {name: {} for name in NETS}  # as wanted, not yet disjoint
         self._rules: list[str] = []
         self._deferral = Deferral(spec.size, self._hosts)
+        # For how many seconds adoptable() found whom put into the kernel.
+        self.lasts: dict[Element, float] = {}
         self._late = 0.0  # seconds by which elements may outstay, for load() took its time
 
     def close(self) -> None:
         """Close the sockets; the table stays in the kernel as it is."""
+        self._nft.close()
         self._hosts.close()
         self._dumps.close()
 
@@ -87,6 +88,19 @@ class Table:
             self._late = monotonic() - start
             self._nets = nets
             self._rules = self._describe()
+
+    def take_over(self, elements: Mapping[Element, float | None], now: float) -> None:
+        """Bring the hosts among these elements into the table that is there, without libnftables.
+
+        Rules and prefixes stay as they are. Raises KernelError or NotPermitted.
+        """
+        found = self.read(now)
+        if found is None:
+            raise KernelError("table inet dpsd isn't there, or not all of it")
+        sets = wanted(self.spec, elements, now)
+        hosts = {name: {**dict.fromkeys(found[name], now), **sets[name]} for name in HOSTS}
+        with self._hosts_lock:
+            self._hosts.replace(*_keys(hosts, now))
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Make these changes in one transaction; of several for one element the last counts.
@@ -148,10 +162,10 @@ class Table:
             with self._hosts_lock:
                 self._deferral.remove(peer)
 
-    def read(self, now: float) -> Sets | None:
+    def read(self, now: float, lasts: dict[Element, float] | None = None) -> Sets | None:
         """What the kernel's sets hold and until when; None if the table or a set isn't there.
 
-        Raises KernelError or NotPermitted.
+        lasts: takes the seconds for which hosts were put there. Raises KernelError or NotPermitted.
         """
         sets: Sets = {}
         ahead = now - monotonic()
@@ -165,6 +179,9 @@ class Table:
             prefix = self.spec.size.prefix(4 if "4" in name else 6)
             pairs = _prefixes(found) if name in NETS else _peers(found, prefix)
             sets[name] = {n: None if until is None else ahead + until for n, until in pairs}
+            if lasts is not None and name in HOSTS:
+                each = ListName(name[:-1])
+                lasts |= {(each, _network(e.key, prefix)): e.lasts for e in found if e.lasts}
         return sets
 
     def differences(self, elements: Mapping[Element, float | None], now: float) -> list[str]:
@@ -191,19 +208,24 @@ class Table:
         return nearly_full(wanted(self.spec, elements, now))
 
     def adoptable(
-        self, known: Mapping[Element, float | None], now: float
+        self,
+        known: Mapping[Element, float | None],
+        now: float,
+        names: Iterable[ListName] = (ListName.BLACK, ListName.BLOCK),
     ) -> dict[Element, float | None]:
-        """What a table found in the kernel blocks beyond the known elements, and until when.
+        """What a table found in the kernel has on these lists beyond the known elements, and until
+        when.
 
         So a verdict that reached the kernel, and not the store, outlives a crash. Whether
         an operator unblocked it meanwhile is the caller's to know. Raises KernelError or
         NotPermitted.
         """
-        found = self.read(now) or {}
+        self.lasts = {}
+        found = self.read(now, self.lasts) or {}
         expected = wanted(self.spec, known, now)
         return {
             (name, network): until
-            for name in (ListName.BLACK, ListName.BLOCK)
+            for name in names
             for version in (4, 6)
             for set_name in (f"{name}{version}", f"{name}{version}_nets")
             for network, until in found.get(set_name, {}).items()
@@ -262,11 +284,10 @@ class Table:
         return "\n".join((*blocks, *servers)).splitlines()
 
     def _list(self, what: str, terse: bool) -> str:
-        self._nft.set_terse_output(terse)
-        code, output, error = self._nft.cmd(f"list {what}")
+        code, output, error = self._nft.cmd(f"list {what}", terse)
         if code and os.strerror(errno.ENOENT) not in error:
             raise _explained(error)
-        return str(output)
+        return output
 
     def _found(self, name: str) -> list[Found] | None:
         """A set's elements, read again if it grew meanwhile; None if there is no such set.
@@ -344,6 +365,8 @@ def _replacing(hosts: Sets, now: float) -> Iterator[str]:
 
 def _network(key: bytes, prefix: int) -> Network:
     """A peer; an element with bits behind the prefix is none, it is shown as it is."""
+    if prefix == len(key) << 3 == 32:
+        return IPv4Network((key, 32))  # of 250,000 most are so
     network = ip_network((key, prefix), strict=False)
     return network if network.network_address.packed == key else ip_network(key)
 
