@@ -48,10 +48,9 @@ def policy(config: Config, said: Mta | None = None) -> Policy:
         half_life=rules.half_life,
         stress_at=config.stress.at,
         stress_until=config.stress.until,
-        reap_after=config.stress.reap_after,
         crowd_cost=evidence.crowd_cost,
         delivered_bytes=evidence.delivered_bytes,
-        trust_half_life=rules.trust_half_life,
+        credit_half_life=rules.trust_half_life,
         calm_cost=evidence.calm_cost,
         overstay_most=evidence.overstay_most,
         proper=_times(config.proper_times),
@@ -59,7 +58,6 @@ def policy(config: Config, said: Mta | None = None) -> Policy:
         proper_at={port: _times(config.proper_times, port) for port in own},
         proper_stress_at={port: _times(config.stress, port) for port in own},
         useful_rate=evidence.useful_rate,
-        useful_stress=config.stress.useful_rate,
         churn_rate=evidence.churn_rate,
         churn_burst=evidence.churn_burst,
         churn_cost=evidence.churn_cost,
@@ -78,7 +76,8 @@ def policy(config: Config, said: Mta | None = None) -> Policy:
 def _times(section: ProperTimes | Stress, port: int = 0) -> dict[int, float]:
     """The seconds of each state; where a port has no own, those for all."""
     at_port = section.at_ports.get(port, {})
-    return {State[name.upper()]: at_port.get(name, getattr(section, name)) for name in STATES}
+    names = [name for name in STATES if hasattr(section, name)]
+    return {State[name.upper()]: at_port.get(name, getattr(section, name)) for name in names}
 
 
 def engine(config: Config, host: Host, lists: Lists) -> Engine:

@@ -1,35 +1,50 @@
 """The engine: the one file that shows the whole way from events to verdicts.
 
     events -> sessions -> notes -> judge: scores -> policy -> verdicts (lists)
+                 |
+                 +-> bids -> auction -> doomed -> (the sockets are asked) -> ended
 
 Pure: the same events and times give the same verdicts, live, in a replay and in a test. Times are
-seconds of one clock that never goes back; entries' instants are on that clock too.
+seconds of one clock that never goes back; entries' instants are on that clock too. Whatever there
+may be very many of is worked off a slice at a tick.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_network
+from itertools import islice
 from math import inf
 from typing import NamedTuple
 
-from dpsd.core.events import EndpointsOf, Event, Key, State
+from dpsd.core.auction import Auction
+from dpsd.core.events import EndpointsOf, Event, Key, State, Word
+from dpsd.core.evidence import Excuse
+from dpsd.core.halfclosed import HalfClosed
 from dpsd.core.judge import Guilty, Judge
-from dpsd.core.knocks import Knocks
-from dpsd.core.lingering import Lingering
 from dpsd.core.lists import SCORE, Entry, ListName, Lists
+from dpsd.core.numbers import SPARED, STOOD_STILL
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
-from dpsd.core.reaper import HURRIED, Haste, reap
-from dpsd.core.sessions import Noted, Scope, Session, Sessions
-from dpsd.core.siege import Siege
-from dpsd.core.stalls import abandon
+from dpsd.core.pressure import Stress
+from dpsd.core.retries import Retries
+from dpsd.core.scores import Peer, Scores
+from dpsd.core.sessions import (
+    ESTABLISHED,
+    EVERYTHING,
+    LOOKED,
+    OPENED,
+    Noted,
+    Scope,
+    Session,
+    Sessions,
+)
 from dpsd.core.story import span, verdict
-from dpsd.core.stress import Stress
+from dpsd.core.turn import DOUBT, GREETING
 
-STOOD_STILL = 3.0  # seconds between two ticks, in which the process, or the machine, did nothing
-SWARM = 5  # so many peers with few useless sessions each for a slot are a swarm: slots / SWARM
+SLICE = 2_000  # sessions that are looked through at a tick for those of a prefix
+OVER = 200  # entries whose time is over that are taken off the lists at a tick
+RECALLED = 500  # earlier blocks that are looked at together, to forget them
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +56,24 @@ class Verdict:
 
 
 class Passed(NamedTuple):
-    """What came of a tick: verdicts, sessions to end for want of slots, entries that are over; and
-    the seconds since the last tick, if that was too long ago to judge anybody (else 0)."""
+    """What came of a tick: verdicts; sessions that should end for want of slots, about which the
+    sockets are to be asked, for settle(); sessions of listed prefixes that are to end; entries that
+    are over; and the seconds since the last tick, if that was too long ago to judge anybody."""
+
+    verdicts: list[Verdict]
+    doomed: list[Key]
+    listed: list[Key]
+    over: list[Entry]
+    missed: float
+
+
+class Settled(NamedTuple):
+    """What came of asking: verdicts, the sessions to end now, and which peers may open no new
+    session for how many seconds."""
 
     verdicts: list[Verdict]
     ended: list[Key]
-    over: list[Entry]
-    missed: float
+    deferred: list[tuple[Network, float]]
 
 
 class Engine:
@@ -69,18 +95,26 @@ class Engine:
         self.policy = policy
         self.size = size
         self.lists = lists
-        self.sessions = Sessions(endpoints, size, protects)
+        self.scores = Scores(size, policy.half_life, policy.churn_rate, policy.churn_burst)
+        self.scores.is_listed = lambda key: (
+            self.lists.decisive(size.network_of_key(key)) is not None
+        )
+        self.sessions = Sessions(endpoints, self.scores, protects)
         self._stress = Stress()
-        self.judge = Judge(policy, size, self.sessions, self._stress)
-        self.scores = self.judge.scores
-        self._knocks = Knocks()
-        self._lingering = Lingering(self.sessions.lingering)
+        self.judge = Judge(policy, self.scores, self.sessions, self._stress)
+        self._retries = Retries()
+        self._half_closed = HalfClosed(self.sessions.lingering)
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
         self.immune = immune
         self.lost = 0  # how often events were lost
         self._ticked = inf
         self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
-        self._sieges: dict[frozenset[int], Siege] = defaultdict(Siege)  # by a pool's ports
+        self._scopes: set[Scope] | None = None
+        self._auctions: dict[frozenset[int], Auction] = defaultdict(Auction)  # by a pool's ports
+        self._unwelcome: list[Session] = []  # of deferred peers, since the last tick
+        self._wide: list[Network] = []  # listed prefixes whose sessions are to be looked for
+        self._searching: list[Network] = []  # and those for which that goes on
+        self._searched: Iterator[Session] = iter(())
         self.apply(policy)
 
     def apply(self, policy: Policy) -> None:
@@ -88,12 +122,14 @@ class Engine:
         self.policy = policy
         self.judge.apply(policy)
         self._stress.apply(policy)
+        server = self.sessions.server
+        server.mail_bytes, server.useful_rate = policy.delivered_bytes, policy.useful_rate
+        self.sessions.shortest = policy.proper_times(1.0)
         self._set_times()
 
     def _set_times(self) -> None:
         """How long sessions may take depends on how scarce slots are."""
         self.sessions.proper = self.policy.proper_times(self.stress)
-        self.sessions.useful = self.policy.useful(self.stress)
 
     @property
     def stress(self) -> float:
@@ -109,6 +145,11 @@ class Engine:
     def pressure(self) -> float:
         """Sessions that keep a slot busy, as a share of the slots where they are scarcest."""
         return max(self.sessions.occupying(pool.ports) / pool.slots for pool in self.policy.pools)
+
+    @property
+    def price(self) -> float:
+        """Bytes a second that a session has to be worth, where slots are scarcest; 0 at rest."""
+        return max((a.price for a in self._auctions.values()), default=0.0) if self.stress else 0.0
 
     @property
     def pressed(self) -> list[int]:
@@ -128,9 +169,11 @@ class Engine:
         They are all that is protected; sessions to other ports are nobody's business any more.
         """
         self.unseen = set(scopes)
-        self._lingering.skip()
-        for _, session, _ in self.sessions.leave(self.unseen):
-            self.judge.one_less(session)
+        self._half_closed.skip()
+        self.sessions.skip_idle()
+        if self.unseen != self._scopes:
+            self._scopes = set(self.unseen)
+            self.sessions.leave(self.unseen)
 
     def feed(self, events: Sequence[Event], now: float) -> list[Verdict]:
         """Take events that arrived at `now`; the verdicts that follow."""
@@ -141,10 +184,29 @@ class Engine:
             self.scores.forget_time_waits()  # their ends may have been lost
             self.judge.ended.clear()
         if sessions.swept:
-            if self.unseen is not None:
+            if self.unseen is not None and EVERYTHING in sessions.swept:
+                self.unseen.clear()
+            elif self.unseen is not None:
                 self.unseen.difference_update(sessions.swept)
             sessions.swept.clear()
+        if sessions.begun:
+            for auction in self._auctions.values():
+                auction.begin_look(sessions.begun)
+            sessions.begun.clear()
+        if self.stress:
+            self._bid(notes, now)
         return self._judge(notes, now)
+
+    def _bid(self, notes: Sequence[Noted], now: float) -> None:
+        """While slots run short: take bids of the sessions that were looked at, and note new ones
+        of peers that may open none."""
+        for note, session, _ in notes:
+            if note == LOOKED:
+                for pool in self.policy.pools:
+                    if not pool.ports or session.port in pool.ports:
+                        self._auctions[pool.ports].bid(session, now)
+            elif note == OPENED and session.peer.deferred_until > now:
+                self._unwelcome.append(session)
 
     def tick(self, now: float) -> Passed:
         """Let time pass, a few times a second. If none did for longer than STOOD_STILL, what peers
@@ -153,17 +215,118 @@ class Engine:
         stood = missed > STOOD_STILL
         if stood:
             self.unseen = None
-        closing = (self.sessions.closing() + len(self._lingering)) / self.policy.slots
+        closing = (self.sessions.closing() + len(self._half_closed)) / self.policy.slots
         self._stress.feel(self.policy, max(self.pressure, closing), now)
         self._set_times()
+        self.sessions.tells_looks = self.stress > 0
         verdicts = self._judge(self.sessions.tick(now), now)
-        more, ended = self._reap(now)
-        over = self.lists.expire(now)
+        doomed = self._doom(now)
+        over = self.lists.expire(now, OVER)
         for entry in over:
             if entry.list == ListName.BLOCK:
                 self.release(entry.peer)
-        again = self._still_knocking(over, now)
-        return Passed([*verdicts, *more, *again], ended, over, missed if stood else 0.0)
+        again = self._still_trying(over, now)
+        self._forget(now)
+        return Passed([*verdicts, *again], doomed, self._search(), over, missed if stood else 0.0)
+
+    def _doom(self, now: float) -> list[Key]:
+        """Who should leave, where slots run short."""
+        unwelcome, self._unwelcome = self._unwelcome, []
+        if not self.stress or self.blind:
+            return []
+        doomed = [s for s in unwelcome if s.state == ESTABLISHED and not self._is_spared(s)]
+        for pool in self.policy.pools:
+            auction, taken = self._auctions[pool.ports], self.sessions.occupying(pool.ports)
+            silent = self.sessions.server.is_silent(now)
+            auction.set_price(self.policy, pool, taken, silent, now)
+            if auction.demand > self.policy.stress_at:
+                going = self.sessions.going(pool.ports) + len(doomed)
+                room = taken - going - int(self.policy.stress_until * pool.slots)
+                spared = int(SPARED * pool.slots)
+                doomed += auction.take(room, spared, self.policy.few, self._is_spared, now)
+            else:
+                doomed += auction.returned(self._is_spared, now)
+        for session in doomed:
+            self.sessions.doom(session, True)
+        return [session.key for session in doomed]
+
+    def settle(
+        self, doomed: Iterable[Key], words: Mapping[Key, Word] | None, now: float
+    ) -> Settled:
+        """End those of the doomed sessions that are still of no use when their sockets were asked.
+
+        words: what these say; None: there are none to be asked here.
+        """
+        guilty, ended = Guilty(), list[Key]()
+        deferred: dict[Network, float] = {}
+        barred: dict[bytes, Peer] = {}
+        for key in doomed:
+            session = self.sessions.get(key)
+            if session is None:
+                continue
+            self.sessions.doom(session, False)
+            if session.state != ESTABLISHED or self.scores.is_barred(session.peer):
+                continue
+            own = self._own(session, words, now)
+            if own is None:
+                continue
+            ended += self._end(session)
+            demand = self._auction_of(session).demand
+            seconds = self.judge.crowded(session, own, demand, guilty, now)
+            if seconds > 0:
+                network = self.size.network_of_key(session.peer.key)
+                deferred[network] = max(seconds, deferred.get(network, 0.0))
+                if session.peer.excuse not in (Excuse.DELIVERED, Excuse.MAILED):
+                    barred[session.peer.key] = session.peer
+        ended += self._end_waiting(barred.values())
+        return Settled(self._sentence(guilty, now), ended, list(deferred.items()))
+
+    def _own(self, session: Session, words: Mapping[Key, Word] | None, now: float) -> float | None:
+        """Seconds of its own time that a doomed session let pass, or for which its reply is due; 0
+        if its peer may have no new one now; None: it isn't to end after all."""
+        progress = session.progress
+        if session.peer.deferred_until > now and (progress is None or progress.turn == GREETING):
+            return 0.0
+        if words is not None:
+            word = words.get(session.key)
+            if word is None and progress is not None and progress.exact:  # its socket is gone
+                return None
+            if word is not None:
+                if not word.accepted and session.peer.deferred_until <= now:
+                    return None
+                progress = self.sessions.told(session, word, now)
+        if progress is not None and progress.turn == DOUBT:
+            return now - progress.since
+        return self._auction_of(session).overdue(session, now)
+
+    def _auction_of(self, session: Session) -> Auction:
+        """Where its slot is scarcest."""
+        pools = (p.ports for p in self.policy.pools if not p.ports or session.port in p.ports)
+        return max((self._auctions[ports] for ports in pools), key=lambda each: each.demand)
+
+    def _end_waiting(self, barred: Iterable[Peer]) -> list[Key]:
+        """End the sessions of these peers that the server hasn't greeted yet; looks at SLICE."""
+        ended: list[Key] = []
+        theirs = (session for peer in barred for session in peer.sessions.values())
+        for each in list(islice(theirs, SLICE)):
+            if each.progress is None or each.progress.turn == GREETING:
+                ended += [] if self._is_spared(each) else self._end(each)
+        return ended
+
+    def _end(self, session: Session) -> list[Key]:
+        if session.doomed or session.state != ESTABLISHED:
+            return []
+        self.sessions.doom(session, True)
+        self.judge.ended.add(session.key)
+        return [session.key]
+
+    def not_ended(self, keys: Iterable[Key]) -> None:
+        """These sessions could not be ended: they keep their slots."""
+        for key in keys:
+            session = self.sessions.get(key)
+            if session is not None:
+                self.sessions.doom(session, False)
+                self.judge.ended.discard(key)
 
     def linger(self, keys: Iterable[Key], now: float) -> list[Verdict]:
         """Take the sessions that the server's sockets have closed and their peers haven't."""
@@ -172,54 +335,21 @@ class Engine:
         def proper(port: int) -> float:
             return times.get(port, times[0])[State.CLOSE_WAIT]
 
-        return self._judge(self._lingering.take(keys, proper, now), now)
+        return self._judge(self._half_closed.take(keys, proper, now), now)
 
-    def heard(self, words: Mapping[Key, tuple[float, bool]], now: float) -> None:
-        """Take what the server's sockets tell: for how many seconds each last word could have been
-        answered, and whether it was the server's."""
-        self.sessions.heard(words, now)
+    def retried(self, persistent: Mapping[Network, int], now: float) -> None:
+        """Take which listed peers went on sending, and how many of their packets were dropped."""
+        self._retries.take(persistent, now)
 
-    def knocked(self, packets: Mapping[Network, int], now: float) -> None:
-        """Take how many packets of each listed peer were dropped since it was listed."""
-        self._knocks.take(packets, self.policy.knock_rate, now)
-
-    def _still_knocking(self, over: list[Entry], now: float) -> list[Verdict]:
+    def _still_trying(self, over: list[Entry], now: float) -> list[Verdict]:
         """Peers whose block is over, but which never stopped: they are listed for longer."""
         entries: dict[Network, Entry] = {}
         for entry in over:
-            packets = self._knocks.by(entry.peer, now)
+            packets = self._retries.by(entry.peer, now)
             if packets and entry.source == SCORE and self.lists.decisive(entry.peer) is None:
-                why = f"never stopped knocking: {packets} packets dropped"
+                why = f"went on while it was blocked: {packets} packets dropped"
                 entries[entry.peer] = self._list(entry.peer, why, now)
         return self._with_sessions(entries)
-
-    def _reap(self, now: float) -> tuple[list[Verdict], list[Key]]:
-        """Make room where slots run out: end useless sessions, and charge their peers."""
-        if not self.stress or self.blind:
-            return [], []
-        policy, guilty, ended = self.policy, Guilty(), list[Key]()
-        patience = partial(self.judge.patience, now=now)
-        trust = partial(self.judge.trust, now=now)
-        for pool in policy.pools:
-            mine = [s for s in self.sessions if not pool.ports or s.port in pool.ports]
-            # Those that are being ended already; to observe means that they stay.
-            room = self.sessions.occupying(pool.ports) - sum(session.reaped for session in mine)
-            room -= int(policy.stress_until * pool.slots)
-            siege = self._sieges[pool.ports]
-            swarming, besieged = now <= siege.swarm_until, now <= siege.until
-            many = max(1, pool.slots // SWARM)
-            after = policy.reap_after * (HURRIED if besieged else 1.0)
-            if self.stress >= 1.0:
-                abandon(mine, after, trust, self.sessions.server)
-            haste = Haste(policy.reap_after, many, policy.few, swarming, besieged, patience)
-            reaped, is_swarm = reap(mine, room, haste, self._is_spared)
-            siege.take(len(reaped), pool.slots, is_swarm, now)
-            for session in reaped:
-                session.reaped = True
-                self.judge.ended.add(session.key)
-                ended.append(session.key)
-                self.judge.crowded(session, swarming or is_swarm, guilty, now)
-        return self._sentence(guilty, now), ended
 
     def _is_spared(self, session: Session) -> bool:
         """Whether a session is never ended: a white address's, or an immune one's."""
@@ -236,40 +366,53 @@ class Engine:
         self.release(network)
 
     def release(self, network: Network) -> None:
-        """Let peers that left a list start with a clean slate."""
+        """Let peers that left a list start with a clean slate; those of a prefix do when they are
+        heard of next."""
         self.judge.prefixes.clear(network)
         if self.size.is_peer(network):
-            self.scores.clear(self._key(network))
-            return
-        for peer in self.scores:
-            if peer.listed and _within(self.size.network_of_key(peer.key), network):
-                self.scores.clear(peer.key)
+            self.scores.clear(self.size.key(network.network_address.packed))
 
-    def prune(self, now: float) -> None:
-        """Forget what doesn't matter any more."""
-        for peer in self.scores:
-            if peer.listed and self.lists.decisive(self.size.network_of_key(peer.key)) is None:
-                self.scores.clear(peer.key)  # its entry went with all lists, when they were reread
-        self.scores.prune(now)
-        self.judge.prefixes.prune(now)
-        for network, times in list(self.blocks.items()):
+    def _forget(self, now: float) -> None:
+        """Forget some of what doesn't matter any more."""
+        self.judge.prune(now)
+        for network in list(islice(self.blocks, RECALLED)):
+            times = self.blocks.pop(network)
             recent = [at for at in times if now - at <= self.policy.black_within]
             if recent:
-                self.blocks[network] = recent
-            else:
-                del self.blocks[network]
+                self.blocks[network] = recent  # to the end of the queue
 
     def sessions_of(self, network: Network) -> list[Key]:
-        """The open sessions from a peer or prefix, but for those of addresses that are white."""
-        packed, bits = network.network_address.packed, network.prefixlen
-        shift = network.max_prefixlen - bits
-        wanted = int.from_bytes(packed, "big") >> shift
-        found = []
-        for session in self.sessions:
-            address = self.sessions.endpoints(session.key).peer
-            if len(address) == len(packed) and int.from_bytes(address, "big") >> shift == wanted:
-                found.append(session.key)
-        return [key for key in found if not self._is_white(key)]
+        """The open sessions from a peer, but for those of addresses that are white. Those of a
+        wider prefix are looked for in the ticks to come: see Passed.listed."""
+        peer = self.scores.get(self.size.key(network.network_address.packed))
+        if network.prefixlen < self.size.prefix(network.version):
+            self._wide.append(network)
+            return []
+        if peer is None:
+            return []
+        keys = (key for key in peer.sessions if self._is_in(key, network))
+        return [key for key in keys if not self._is_white(key)]
+
+    def search(self, networks: Iterable[Network]) -> None:
+        """Look for the open sessions from these in the ticks to come: see Passed.listed."""
+        self._wide += networks
+
+    def _search(self) -> list[Key]:
+        """Some more of the sessions of listed prefixes: one pass over all for those of a moment."""
+        some = list(islice(self._searched, SLICE))
+        if not some and self._wide:
+            self._searching, self._wide = self._wide, []
+            self._searched = iter([*self.sessions])
+            some = list(islice(self._searched, SLICE))
+        keys = [s.key for s in some if any(self._is_in(s.key, each) for each in self._searching)]
+        return [key for key in keys if not self._is_white(key)]
+
+    def _is_in(self, key: Key, network: Network) -> bool:
+        address = self.sessions.endpoints(key).peer
+        if len(address) * 8 != network.max_prefixlen:
+            return False
+        shift = network.max_prefixlen - network.prefixlen
+        return int.from_bytes(address) >> shift == int(network.network_address) >> shift
 
     def _is_white(self, key: Key) -> bool:
         address = ip_network(self.sessions.endpoints(key).peer)
@@ -305,20 +448,10 @@ class Engine:
 
     def _with_sessions(self, entries: dict[Network, Entry]) -> list[Verdict]:
         """Verdicts with the sessions to end, which count for nothing more from now on."""
-        sessions: dict[Network, list[Key]] = {}
-        by_peer: dict[bytes, list[Key]] = {}
-        for network in entries:
-            if self.size.is_peer(network):
-                sessions[network] = by_peer[self._key(network)] = []
-            else:
-                sessions[network] = self.sessions_of(network)
-        if by_peer:
-            for session in self.sessions:
-                if session.peer in by_peer and not self._is_white(session.key):
-                    by_peer[session.peer].append(session.key)
-        for keys in sessions.values():
-            self.judge.ended.update(keys)
-        return [Verdict(entry, sessions[network]) for network, entry in entries.items()]
+        verdicts = [Verdict(entry, self.sessions_of(peer)) for peer, entry in entries.items()]
+        for each in verdicts:
+            self.judge.ended.update(each.sessions)
+        return verdicts
 
     def _list(self, network: Network, why: str, now: float) -> Entry:
         before = self.blocks.setdefault(network, [])
@@ -334,9 +467,3 @@ class Engine:
 
     def _key(self, network: Network) -> bytes:
         return self.size.key(network.network_address.packed)
-
-
-def _within(inner: Network, outer: Network) -> bool:
-    if inner.version != outer.version or inner.prefixlen < outer.prefixlen:
-        return False
-    return inner.supernet(new_prefix=outer.prefixlen) == outer

@@ -57,14 +57,14 @@ class Measure(NamedTuple):
     """What the kernel measured of a session; None where it doesn't (nf_conntrack_acct off).
 
     remaining: seconds until the kernel forgets the session if no packet comes; packets, octets:
-    from the peer, octets with IP and TCP headers; answers, answered: the same from the server.
+    from the peer, octets with IP and TCP headers; reply_packets, reply_octets: from the server.
     """
 
     remaining: int | None = None
     packets: int | None = None
     octets: int | None = None
-    answers: int | None = None
-    answered: int | None = None
+    reply_packets: int | None = None
+    reply_octets: int | None = None
 
 
 class Word(NamedTuple):

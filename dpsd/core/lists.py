@@ -125,10 +125,11 @@ class Lists:
                 return entry
         return None
 
-    def expire(self, now: float) -> list[Entry]:
-        """Remove and return the entries whose time is over. The kernel forgets them by itself."""
-        over = []
-        while self._expiries and self._expiries[0][0] <= now:
+    def expire(self, now: float, most: int = 1_000_000) -> list[Entry]:
+        """Remove and return entries whose time is over, up to `most`. The kernel forgets them by
+        itself."""
+        over: list[Entry] = []
+        while self._expiries and self._expiries[0][0] <= now and len(over) < most:
             entry = heappop(self._expiries)[2]
             if self._entries[entry.list].get(entry.peer) is entry:  # else it was replaced since
                 self.drop(entry.list, entry.peer)

@@ -3,15 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dpsd.core.events import State
 from dpsd.core.lists import ListName
-from dpsd.core.progress import Useful
-
-FEW = 16  # up to a slot in so many a peer holds few
-MILD = 1 / 3  # share of a flood that a server bears well
-# Seconds of use in advance, at rest and under full pressure; of a mail, for a slow sender's pauses.
-AHEAD, AHEAD_STRESS = 15.0, 1.0
-PAUSE, PAUSE_STRESS = 15.0, 6.0
+from dpsd.core.numbers import FEW, MILD
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +15,15 @@ class Pool:
     slots: int
 
 
-# No state of the kernel's: ESTABLISHED, of a session that delivered before. It is borne with for as
-# long under pressure as at rest.
-WAITING = -1
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The numbers that verdicts come from. Durations are seconds, costs are slot-seconds.
 
-    proper, proper_stress: how long a session may stay in a state (ESTABLISHED: be useless) at rest
-    and under full pressure; proper_at, proper_stress_at: all of them for ports that have their own.
-    stress_at: the pressure from which on they shrink; stress_until: that
-    to which the reaper makes room, ending sessions that were useless for longer than reap_after.
-    calm_cost: share of an overstay's cost that counts at rest. useful_rate: bytes a second from a
-    peer that are progress, useful_stress: under full pressure. overstay_most: the most that a
+    proper, proper_stress: how long a session may stay in a state (ESTABLISHED: be of no use) at
+    rest and, while it is being closed, under full pressure; proper_at, proper_stress_at: all of
+    them for ports that have their own. stress_at: the pressure from which on they shrink;
+    stress_until: that to which room is made. calm_cost: share of an overstay's cost that counts at
+    rest. useful_rate: bytes a second from a peer that are progress. overstay_most: the most that a
     session's overstays cost. idle_rate, idle_burst: sessions of no use a second and
     at once that cost a peer nothing. churn_flood: new sessions a second, from everybody and for
     each slot, that are a flood; 0: churn costs the same at rest. knock_rate: dropped packets a
@@ -52,16 +39,14 @@ class Policy:
     half_life: float
     stress_at: float
     stress_until: float
-    reap_after: float
     crowd_cost: float
     delivered_bytes: int
-    trust_half_life: float
+    credit_half_life: float
     calm_cost: float
     overstay_most: float
     proper: Mapping[int, float]
     proper_stress: Mapping[int, float]
     useful_rate: float
-    useful_stress: float
     churn_rate: float
     churn_burst: float
     churn_cost: float
@@ -86,7 +71,7 @@ class Policy:
     def few(self) -> int:
         """Up to how many open sessions are few for a peer, where slots are scarcest: their stalling
         may be its network's, and many such peers may be one attacker."""
-        return max(1, min(pool.slots for pool in self.pools) // FEW)
+        return max(1, int(min(pool.slots for pool in self.pools) * FEW))
 
     def flood(self, opened: float) -> float:
         """From 0 to 1: how much of a flood so many new sessions a second from everybody are."""
@@ -94,15 +79,6 @@ class Policy:
         if not full:
             return 1.0
         return min(1.0, max(0.0, (opened / self.slots / full - MILD) / (1.0 - MILD)))
-
-    def useful(self, stress: float) -> Useful:
-        """What is progress at this stress (0 to 1)."""
-        return Useful(
-            self.useful_rate + (self.useful_stress - self.useful_rate) * stress,
-            AHEAD + (AHEAD_STRESS - AHEAD) * stress,
-            PAUSE + (PAUSE_STRESS - PAUSE) * stress,
-            self.delivered_bytes,
-        )
 
     def stress(self, pressure: float) -> float:
         """From 0 (calm) to 1 (every slot is taken), rising in between from stress_at on."""
@@ -140,8 +116,7 @@ def block_length(rank: int, first: float, most: float) -> float:
 def _between(
     calm: Mapping[int, float], tense: Mapping[int, float], stress: float
 ) -> dict[int, float]:
-    times = {
+    return {
         state: seconds + (tense.get(state, seconds) - seconds) * stress
         for state, seconds in calm.items()
     }
-    return {**times, WAITING: calm[State.ESTABLISHED]}

@@ -3,12 +3,15 @@
 Who holds a /56 or a /48 can come from another /64 every time, and no /64 ever gets expensive. So
 what each costs is also added up for the prefixes around it. To be listed together they must cost
 as much as that many peers, be that many, and nobody among them may have delivered mail.
+
+All work is by look-up: a charge, a listing or a release costs the same however many there are.
 """
 
 import math
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from itertools import islice
 
 from dpsd.core.peers import Network
 
@@ -16,11 +19,13 @@ WIDE = {56: 4, 48: 8}
 """Prefix length, to how many of its peers have to be guilty."""
 LONGEST = max(WIDE) // 8  # bytes: a peer with a longer key lies within all of them
 LASTS = 600.0  # seconds for which a peer counts as one of them
+SLICE = 200  # prefixes that are looked at together, to forget them
 
 
 @dataclass(slots=True)
 class Prefix:
-    """One with guilty peers. score was right at `at`; peers: when each was last charged."""
+    """One with guilty peers. score was right at `at`; peers: when each was last charged, the latest
+    last."""
 
     score: float = 0.0
     at: float = 0.0
@@ -32,43 +37,72 @@ class Prefixes:
 
     def __init__(self, half_life: float) -> None:
         self.half_life = half_life
-        self._prefixes: dict[tuple[int, bytes], Prefix] = {}
+        self._prefixes: dict[bytes, Prefix] = {}  # by leading bytes
+        self._within: dict[bytes, set[bytes]] = {}  # the narrower ones of each of the widest
+        self._deliver: Counter[bytes] = Counter()  # peers within that have delivered mail
+
+    def delivers(self, peer: bytes, number: int) -> None:
+        """A peer has delivered mail (1), or is forgotten (-1)."""
+        if len(peer) > LONGEST:
+            for length in WIDE:
+                key = peer[: length // 8]
+                self._deliver[key] += number
+                if self._deliver[key] <= 0:
+                    del self._deliver[key]
 
     def charge(
-        self, peer: bytes, cost: float, limit: float, has_trusted: Callable[[bytes], bool],
-        now: float,
-    ) -> tuple[Network, Prefix] | None:  # fmt: skip
+        self, peer: bytes, cost: float, limit: float, now: float
+    ) -> tuple[Network, Prefix] | None:
         """Add what a peer cost; the widest prefix around it that is to be listed by now.
 
-        limit: slot-seconds at which a single peer is listed; has_trusted(prefix): whether a peer
-        within has delivered mail.
+        limit: slot-seconds at which a single peer is listed.
         """
         found = None
         for length, many in WIDE.items():
             key = peer[: length // 8]
-            prefix = self._prefixes.setdefault((length, key), Prefix(at=now))
+            prefix = self._prefixes.get(key)
+            if prefix is None:
+                prefix = self._prefixes[key] = Prefix(at=now)
+                if length > min(WIDE):
+                    self._within.setdefault(key[: min(WIDE) // 8], set()).add(key)
             prefix.score = cost + prefix.score * math.exp2((prefix.at - now) / self.half_life)
-            prefix.at = prefix.peers[peer] = now
-            if prefix.score < many * limit or len(prefix.peers) < many:
+            prefix.at = now
+            prefix.peers.pop(peer, None)
+            prefix.peers[peer] = now
+            while now - prefix.peers[oldest := next(iter(prefix.peers))] > LASTS:
+                del prefix.peers[oldest]
+            if prefix.score < many * limit or len(prefix.peers) < many or self._deliver[key]:
                 continue
-            prefix.peers = {each: at for each, at in prefix.peers.items() if now - at <= LASTS}
-            if len(prefix.peers) < many:
-                continue
-            if has_trusted(key):
-                prefix.score = 0.0  # not asked again for every charge
-            else:
-                found = ip_network((key.ljust(16, b"\0"), length)), prefix
+            found = ip_network((key.ljust(16, b"\0"), length)), prefix
         return found
 
     def clear(self, network: Network) -> None:
         """Forget a prefix and all that lie within it: it was listed, or released."""
+        if network.version == 4 or network.prefixlen > max(WIDE):
+            return
         within = network.network_address.packed[: network.prefixlen // 8]
-        for length, key in list(self._prefixes):
-            if length >= network.prefixlen and key.startswith(within):
-                del self._prefixes[length, key]
+        self._drop(within)
+        if network.prefixlen == min(WIDE):
+            for key in [*self._within.get(within, ())]:
+                self._drop(key)
+        elif network.prefixlen < max(WIDE):  # rare: what an operator releases
+            for key in [each for each in self._prefixes if each.startswith(within)]:
+                self._drop(key)
+
+    def _drop(self, key: bytes) -> None:
+        self._prefixes.pop(key, None)
+        widest = key[: min(WIDE) // 8]
+        narrower = self._within.get(widest)
+        if narrower is not None:
+            narrower.discard(key)
+            if not narrower:
+                del self._within[widest]
 
     def prune(self, now: float) -> None:
-        """Forget the prefixes where nothing happened for long."""
-        for key, prefix in list(self._prefixes.items()):
-            if now - prefix.at > LASTS:
-                del self._prefixes[key]
+        """Forget some of the prefixes where nothing happened for long; call it again and again."""
+        for key in list(islice(self._prefixes, SLICE)):
+            prefix = self._prefixes.pop(key)
+            if now - prefix.at <= LASTS:
+                self._prefixes[key] = prefix  # to the end of the queue
+            else:
+                self._drop(key)

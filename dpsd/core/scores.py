@@ -1,91 +1,45 @@
 """Scores: what each peer's sessions cost the server, in slot-seconds, and how that fades.
 
 A slot-second is one place for a session, kept busy for a second to no purpose. A peer's score is
-the sum of what its evidence cost, each part halved every half-life since.
+the sum of what its evidence cost, each part halved every half-life since. Credit is what it
+brought lately: a unit for each mail up to CREDIT_MOST, so that it can't be bought by volume; each
+session of no use spends some.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
 
+from dpsd.core.events import Key, State
+from dpsd.core.evidence import Evidence, Excuse, Kind, Seen
 from dpsd.core.peers import Network, PeerSize
 
+if TYPE_CHECKING:
+    from dpsd.core.sessions import Session
+
 NEGLIGIBLE = 0.5  # slot-seconds; a lower score isn't worth keeping
-MOST_TRUST = 63.0  # deliveries that count; a spammer delivers too
 MOST = 250_000  # peers to remember; whoever has a whole provider's prefixes could be more
 TIME_WAITS_END = 600.0  # seconds after a peer's last session in which all have left TIME_WAIT
-
-
-class Kind(StrEnum):
-    """What a peer did."""
-
-    OVERSTAY = "overstay"
-    CHURN = "churn"
-    ABORT = "abort"
-    EMPTY = "empty"
-    CROWD = "crowd"
-    TIME_WAIT = "time_wait"
-
-
-@dataclass(slots=True)
-class Evidence:
-    """Everything of one kind in one TCP state ("" where none matters) since a peer was clean.
-
-    cost: slot-seconds as charged, not faded; count: sessions; first, at: when it began
-    and was last added to, seconds since the epoch; ports: of the servers. longest: seconds, the
-    longest that one session stayed, and stress: how scarce slots were then (0 to 1). most: how
-    many there were at a time (churn: opened within a second). proper: what would have been proper
-    then, seconds where it is about a time, else a number. 0 where there is nothing to tell.
-    """
-
-    kind: Kind
-    state: str
-    cost: float
-    count: int
-    first: float
-    at: float
-    longest: float = 0.0
-    most: int = 0
-    proper: float = 0.0
-    stress: float = 0.0
-    ports: tuple[int, ...] = ()
-
-
-class Seen(NamedTuple):
-    """What was seen of the session that a charge is about; as in Evidence."""
-
-    port: int = 0
-    longest: float = 0.0
-    most: int = 0
-    proper: float = 0.0
-    stress: float = 0.0
-
-
-UNSEEN = Seen()
+SLICE = 500  # peers that are looked at together, to forget those of whom nothing matters
 
 
 class Peer:
-    """What is remembered of one peer. `score` was right at `at`, `trust` at `trusted_at`, `idle`
-    (how many sessions of no use it had lately) at `idle_at`. ended_at: when it last paid for a
-    session that was ended."""
+    """What is remembered of one peer. `score` was right at `at`, `credit` at `credited_at`, `idle`
+    (how many sessions of no use it had lately) at `idle_at`. sessions: the open ones. ended_at:
+    when one or some of no use were last ended, deferred_until: up to when it may open no new one
+    since, deferrals: how often that was so in a row, held: how many it had open then, charged:
+    slot-seconds for those ended since;
+    returned_since: sessions that were opened later are charged when they are ended. excuse: why it
+    wasn't charged for the last thing that it might have been charged for; delivers: whether it was
+    seen to deliver mail again and again.
+    """
 
     __slots__ = (
-        *(
-            "at",
-            "ended_at",
-            "evidence",
-            "idle",
-            "idle_at",
-            "key",
-            "listed",
-            "open",
-            "opened",
-            "refilled",
-        ),
-        *("score", "second"),
-        *("time_wait", "tokens", "trust", "trusted_at"),
+        *("at", "charged", "credit", "credited_at", "deferrals", "deferred_until", "delivers"),
+        *("ended_at", "evidence", "held"),
+        *("excuse", "idle", "idle_at", "key", "listed", "opened", "refilled", "score", "second"),
+        *("mailed_at", "returned_since", "sessions", "time_wait", "time_wait_epoch", "tokens"),
     )
 
     def __init__(self, key: bytes, tokens: float, now: float) -> None:
@@ -93,18 +47,34 @@ class Peer:
         self.score = 0.0
         self.at = now
         self.evidence: dict[tuple[Kind, str], Evidence] = {}
-        self.open = 0
+        self.sessions: dict[Key, Session] = {}
         self.opened = 0  # sessions since `second`, within which they are counted
         self.second = now
-        self.time_wait = 0
+        self.time_wait = self.time_wait_epoch = 0
         self.tokens = tokens
         self.refilled = now
-        self.trust = 0.0
-        self.trusted_at = now
-        self.listed = False
-        self.ended_at = float("-inf")
+        self.credit = 0.0
+        self.credited_at = now
+        self.listed = self.delivers = False
+        self.ended_at = self.deferred_until = -math.inf
+        self.deferrals = self.held = 0
+        self.charged = 0.0
+        self.returned_since = math.inf
         self.idle = 0.0
         self.idle_at = now
+        self.mailed_at = -math.inf  # when it last delivered mail
+        self.excuse: Excuse | None = None
+
+    @property
+    def open(self) -> int:
+        """How many sessions it has open."""
+        return len(self.sessions)
+
+    def holds(self, most: int) -> int:
+        """How many of them nobody has begun to close; counts no further than `most`, and looks no
+        further than at twice as many of the newest."""
+        some = islice(reversed(self.sessions.values()), 2 * most)
+        return min(most, sum(session.state == State.ESTABLISHED for session in some))
 
 
 class Scores:
@@ -116,9 +86,13 @@ class Scores:
         self.half_life = half_life
         self.rate = rate
         self.burst = burst
-        self.trust_half_life = 14 * 86400.0
+        self.credit_half_life = 14 * 86400.0
         self.changed: set[bytes] = set()  # whose score the store hasn't been told
+        self.is_listed: Callable[[bytes], bool] = lambda _: True  # whether a `listed` one still is
+        self.forgotten: list[Peer] = []  # by prune(); whoever reads it clears it
         self._peers: dict[bytes, Peer] = {}
+        self._epoch = 0  # of sessions in TIME_WAIT: those of an older one are forgotten
+        self._round: Iterator[Peer] = iter(())  # those that prune() has yet to look at
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -137,12 +111,12 @@ class Scores:
             peer = self._peers[key] = Peer(key, self.burst, now)
         return peer
 
-    def opened(self, key: bytes, now: float) -> tuple[Peer, bool]:
+    def is_barred(self, peer: Peer) -> bool:
+        """Whether a peer was listed, and still is."""
+        return peer.listed and self.is_listed(peer.key)
+
+    def opened(self, peer: Peer, now: float) -> bool:
         """Count a new session of a peer; whether it came within the peer's allowance."""
-        peer = self._peers.get(key)
-        if peer is None:
-            peer = self.peer(key, now)
-        peer.open += 1
         if now - peer.second >= 1.0:
             peer.second, peer.opened = now, 0
         peer.opened += 1
@@ -150,9 +124,9 @@ class Scores:
         peer.refilled = now
         if tokens >= 1:
             peer.tokens = tokens - 1
-            return peer, True
+            return True
         peer.tokens = tokens
-        return peer, False
+        return False
 
     def excuses(self, peer: Peer, rate: float, burst: float, now: float) -> bool:
         """Count a session of no use; whether it was one of those that cost a peer nothing.
@@ -171,15 +145,9 @@ class Scores:
         return peer.score * math.exp2((peer.at - now) / self.half_life)
 
     def charge(
-        self,
-        peer: Peer,
-        kind: Kind,
-        state: str,
-        cost: float,
-        now: float,
-        count: int = 1,
-        seen: Seen = UNSEEN,
-    ) -> float:
+        self, peer: Peer, kind: Kind, state: str, cost: float, now: float, count: int = 1,
+        seen: Seen = Seen(),  # noqa: B008 - a tuple
+    ) -> float:  # fmt: skip
         """Add evidence to a peer; its score after it."""
         peer.score = self.score(peer, now) + cost
         peer.at = now
@@ -190,31 +158,40 @@ class Scores:
             evidence.cost += cost
             evidence.count += count
             evidence.at = now
-        _note(evidence, seen)
+        evidence.note(seen)
         self.changed.add(peer.key)
         return peer.score
 
-    def credit(self, peer: Peer, worth: float, most: float, now: float) -> None:
-        """Count a session that was of use and closed as it should be, as far as `most` in all.
+    def earn(self, peer: Peer, worth: float, most: float, now: float) -> None:
+        """Credit for what was of use, as far as `most` in all.
 
-        The store is told of each whole credit: of every session would be most of its work.
+        The store is told of each whole unit: of every session would be most of its work.
         """
-        trust = self.trust(peer, now)
-        if trust <= most - worth:
-            peer.trust = trust + worth
-            peer.trusted_at = now
-            if int(peer.trust) > int(trust):
+        credit = self.credit(peer, now)
+        if credit < most:
+            peer.credit, peer.credited_at = min(most, credit + worth), now
+            if int(peer.credit) > int(credit):
                 self.changed.add(peer.key)
 
-    def trust(self, peer: Peer, now: float) -> float:
-        """How many deliveries a peer has to its credit, each faded since."""
-        if not peer.trust:
+    def spend(self, peer: Peer, worth: float, now: float) -> bool:
+        """Take credit away; whether there was enough of it. A mail that has faded counts as one for
+        its half-life."""
+        if not peer.credit:
+            return False
+        credit = self.credit(peer, now)
+        peer.credit, peer.credited_at = max(0.0, credit - worth), now
+        self.changed.add(peer.key)
+        return credit >= worth / 2
+
+    def credit(self, peer: Peer, now: float) -> float:
+        """What a peer has to its credit, faded."""
+        if not peer.credit:
             return 0.0
-        return peer.trust * math.exp2((peer.trusted_at - now) / self.trust_half_life)
+        return peer.credit * math.exp2((peer.credited_at - now) / self.credit_half_life)
 
     def patience(self, peer: Peer, now: float) -> float:
-        """How many times the usual score a peer may reach: 1 for a stranger, at most 7."""
-        return patience(self.trust(peer, now))
+        """How many times the usual score a peer may reach: 1 for a stranger, at most 3.8."""
+        return patience(self.credit(peer, now))
 
     def restore(self, network: Network, score: float, at: float, evidence: list[Evidence]) -> Peer:
         """Remember a peer from before the daemon was started."""
@@ -227,55 +204,60 @@ class Scores:
         """Forget what a peer did: it was released."""
         peer = self._peers.get(key)
         if peer is not None:
-            peer.score = 0.0
+            peer.score, peer.deferrals = 0.0, 0
+            peer.deferred_until = peer.ended_at = -math.inf
+            peer.returned_since = math.inf
             peer.evidence.clear()
             peer.listed = False
             self.changed.add(key)
 
+    def time_wait(self, peer: Peer, more: int) -> int:
+        """Count sessions in TIME_WAIT, more or (negative) less; how many there are."""
+        if peer.time_wait_epoch != self._epoch:
+            peer.time_wait, peer.time_wait_epoch = 0, self._epoch
+        peer.time_wait = max(0, peer.time_wait + more)
+        return peer.time_wait
+
     def forget_time_waits(self) -> None:
         """Nobody knows any more how many sessions of whom are in TIME_WAIT."""
-        for peer in self._peers.values():
-            peer.time_wait = 0
+        self._epoch += 1
 
     def prune(self, now: float) -> int:
-        """Drop the peers of whom nothing is worth remembering, or least when they are more than
-        MOST; how many."""
-        for peer in self._peers.values():
-            if peer.time_wait and now - peer.refilled > TIME_WAITS_END:
-                peer.time_wait = 0  # the end of one may not have been told
-        idle = [
-            peer.key
-            for peer in self._peers.values()
-            if not (peer.open or peer.time_wait or peer.listed)
-            and now - peer.refilled > self.burst / self.rate
-            and self.score(peer, now) < NEGLIGIBLE
-            and self.trust(peer, now) < 0.5
-        ]
-        for key in idle:
-            del self._peers[key]
-        if len(self._peers) > MOST:
-            idle += self._forget_least(len(self._peers) - MOST * 9 // 10, now)
-        return len(idle)
+        """Look at SLICE peers, and drop those of whom nothing is worth remembering; how many.
 
-    def _forget_least(self, many: int, now: float) -> list[bytes]:
-        gone = [peer for peer in self._peers.values() if not (peer.open or peer.listed)]
-        gone.sort(key=lambda peer: self.score(peer, now) + self.trust(peer, now))
-        keys = [peer.key for peer in gone[:many]]
-        for key in keys:
-            del self._peers[key]
-        return keys
+        When there are more than MOST, of these also those with the least score and credit.
+        """
+        some = list(islice(self._round, SLICE))
+        if not some:
+            self._round = iter(list(self._peers.values()))
+            some = list(islice(self._round, SLICE))
+        kept = [peer for peer in some if self._matters(peer, now)]
+        gone = [peer for peer in some if not self._matters(peer, now)]
+        if len(self._peers) - len(gone) > MOST:
+            idle = [peer for peer in kept if not (peer.sessions or peer.listed)]
+            idle.sort(key=lambda peer: self.score(peer, now) + self.credit(peer, now))
+            gone += idle[: len(idle) // 2 + 1]
+        for peer in gone:
+            del self._peers[peer.key]
+        self.forgotten += gone
+        return len(gone)
+
+    def _matters(self, peer: Peer, now: float) -> bool:
+        if peer.listed and not self.is_listed(peer.key):
+            self.clear(peer.key)  # what it was listed with is no more
+        if peer.sessions or peer.listed or peer.deferred_until > now:
+            return True
+        if now - peer.ended_at <= self.half_life:  # it may come back for longer than it waits
+            return True
+        waits = self.time_wait(peer, 0) and now - peer.refilled <= TIME_WAITS_END
+        return bool(
+            waits
+            or now - peer.refilled <= self.burst / self.rate
+            or self.score(peer, now) >= NEGLIGIBLE
+            or self.credit(peer, now) >= 0.5
+        )
 
 
-def patience(trust: float) -> float:
-    """How many times the usual score is borne of a peer with so many deliveries to its credit."""
-    return 1.0 + math.log2(1.0 + trust)
-
-
-def _note(evidence: Evidence, seen: Seen) -> None:
-    """Keep what is the most remarkable of all that was seen."""
-    if seen.longest > evidence.longest or (not seen.longest and seen.most > evidence.most):
-        evidence.proper, evidence.stress = seen.proper, seen.stress
-        evidence.longest = seen.longest
-    evidence.most = max(evidence.most, seen.most)
-    if seen.port and seen.port not in evidence.ports:
-        evidence.ports = (*evidence.ports, seen.port)
+def patience(credit: float) -> float:
+    """How many times the usual score is borne of a peer with so much credit."""
+    return 1.0 + math.log2(1.0 + credit)

@@ -3,11 +3,17 @@
 Goes in: events and the time. Comes out: notes, one for each thing about a session that may cost
 its peer something or tells that it ended. Half-open connections are only counted, by dumps and for
 the whole host: their source may be forged, so they are nobody's until the handshake is proven.
+
+Nothing here looks at all sessions at once: deadlines are in a heap, what a dump didn't have is
+found a slice at a time.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
+from heapq import heappop, heappush
+from itertools import islice
+from math import inf
 
 from dpsd.core.events import (
     ASSURED,
@@ -23,20 +29,22 @@ from dpsd.core.events import (
     Key,
     Measure,
     State,
+    Word,
 )
-from dpsd.core.peers import PeerSize
-from dpsd.core.policy import WAITING
-from dpsd.core.progress import Progress, Useful
-from dpsd.core.server import Server
+from dpsd.core.latency import Server
+from dpsd.core.payload import answered, said
+from dpsd.core.scores import Peer, Scores
+from dpsd.core.turn import GREETING, Progress
 
 # By names of the module: an attribute of an enum class takes eight times as long to look up.
 SYN_RECV, ESTABLISHED = State.SYN_RECV, State.ESTABLISHED
 LAST_ACK, CLOSE = State.LAST_ACK, State.CLOSE
 CLOSING = frozenset((State.FIN_WAIT, State.CLOSE_WAIT, LAST_ACK))
 
-
-QUICK = 2.0  # seconds in which a server answers all that a session says, up to QUIT
+IMPLICIT_TLS = frozenset((465,))  # ports on which the peer speaks first (RFC 8314)
+SLICE = 2_000  # sessions at a time: some 2 ms
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
+CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
 
 
 class Side(IntEnum):
@@ -47,44 +55,35 @@ class Side(IntEnum):
     SERVER = 2
 
 
-_NOBODY, _SERVER = Side.NONE, Side.SERVER
+_NOBODY, _PEER = Side.NONE, Side.PEER
 
 
 class Session:
     """One connection with a proven handshake.
 
-    since: when it entered its state; progress: what dumps told of it, None before the first;
-    charged: slot-seconds that its overstays cost its peer; reaped: whether it is being ended;
-    round: the last dump that had it.
+    since: when it entered its state; progress: what looks told of it, None before the first;
+    charged: slot-seconds that its overstays cost its peer, and until when; credited: mails that its
+    peer has credit for; doomed: whether it is
+    being ended; lost: whether the server seems to know nothing of it; round: the last dump that had
+    it.
     """
 
     __slots__ = (
-        *("charged", "closer", "key", "peer", "port"),
-        *("progress", "reaped", "round", "since", "state"),
+        *("charged", "charged_at", "closer", "credited", "doomed", "key", "lost", "peer", "port"),
+        *("progress", "round", "since", "state"),
     )
 
-    def __init__(self, key: Key, peer: bytes, port: int, state: int, now: float) -> None:
+    def __init__(self, key: Key, peer: Peer, port: int, state: int, now: float) -> None:
         self.key = key
         self.peer = peer
         self.port = port
         self.state = state
-        self.since = now
+        self.since = self.charged_at = now
         self.closer = _NOBODY
         self.progress: Progress | None = None
         self.charged = 0.0
-        self.reaped = False
-        self.round = 0
-
-    def useless(self) -> float:
-        """For how many seconds it made no progress, when a dump last told; 0 before the first."""
-        return 0.0 if self.progress is None else self.progress.useless()
-
-    def is_lost(self, now: float) -> bool:
-        """Whether the server seems to know nothing of an open session: when its queue is full it
-        drops the handshake's last packet, which the peer and conntrack saw."""
-        if self.state != ESTABLISHED or self.progress is None or now - self.since < QUEUED_FOR:
-            return False
-        return not self.progress.greeted
+        self.doomed = self.lost = False
+        self.round = self.credited = 0
 
     def blames_peer(self) -> bool:
         """Whether it is the peer that has to act next.
@@ -96,6 +95,10 @@ class Session:
             return True
         return self.closer == (Side.PEER if self.state == LAST_ACK else Side.SERVER)
 
+    def leaks(self) -> bool:
+        """Whether it is being closed but keeps its slot: the peer has closed, the server hasn't."""
+        return self.closer == _PEER and self.state != LAST_ACK
+
 
 class Note(IntEnum):
     """What a note tells; behind it in the tuple come the session and a number or a Measure.
@@ -103,7 +106,8 @@ class Note(IntEnum):
     OPENED: a handshake was proven. FOUND: a dump has it, opened who knows when. CLOSED: the session
     is over, in the state it now has. RESET: it was reset while ESTABLISHED. OVERSTAY, LEAK: it
     stayed the given seconds, since the last such note, beyond its proper time, and its peer (the
-    server) is to blame. GONE: the kernel measured the whole of a session that ended before.
+    server) is to blame. GONE: the kernel measured the whole of a session that ended before. LOOKED:
+    a look told news of an open one.
     """
 
     OPENED = 0
@@ -113,55 +117,73 @@ class Note(IntEnum):
     LEAK = 4
     GONE = 5
     FOUND = 6
+    LOOKED = 7
 
 
-OPENED, CLOSED, GONE = Note.OPENED, Note.CLOSED, Note.GONE
+OPENED, CLOSED, GONE, LOOKED = Note.OPENED, Note.CLOSED, Note.GONE, Note.LOOKED
 
 
 Noted = tuple[Note, Session, float | Measure | None]
 Scope = tuple[int, int]  # of a dump: port and IP version, 0 for all
+EVERYTHING: Scope = (0, 0)
 
 
 class Sessions:
     """All sessions to the protected servers.
 
     protects(server's packed address, port) tells which these are. proper: seconds that a session
-    may stay in each state (for ESTABLISHED: stay silent), by port, and under 0 for all others; the
-    engine sets it as pressure changes.
+    may stay in each state (for ESTABLISHED: of its own time, without progress), by port, and under
+    0 for all others; the engine sets it as pressure changes.
     """
 
     def __init__(
-        self, endpoints: EndpointsOf, size: PeerSize, protects: Callable[[bytes, int], bool]
+        self, endpoints: EndpointsOf, scores: Scores, protects: Callable[[bytes, int], bool]
     ) -> None:
         self.protects = protects
         self.proper: Mapping[int, Mapping[int, float]] = {0: {}}
-        self.useful = Useful()
+        self.shortest: Mapping[int, Mapping[int, float]] = {0: {}}  # that they can become
         self.server = Server()
-        self.measured: bool | None = None  # does the kernel count bytes (nf_conntrack_acct)?
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
         self._half_open: dict[Scope, int] = {}  # as the last dump of each scope had them
-        # Of which the server knows nothing, by port, as the last dump of each scope had them.
-        self._lost: dict[Scope, Counter[int]] = {}
         self.counts: Counter[int] = Counter()
+        self._keeping: Counter[int] = (
+            Counter()
+        )  # sessions that keep a slot or wait for one, by port
+        self._going: Counter[int] = Counter()  # those that are being ended, by port
         self._established: Counter[int] = Counter()  # by port
         self.losses = 0  # how often events were lost
-        self.swept: list[Scope] = []  # dumps that were complete; whoever reads it clears it
+        self.begun: list[Scope] = []  # dumps that began; whoever reads it clears it
+        self.swept: list[Scope] = []  # those that were complete; the same
+        self.tells_looks = False  # whether each look at an open session is noted
         self.scope: Scope = (0, 0)  # of the dump that runs or was the last
         self.endpoints = endpoints
-        self._size = size
+        self._scores = scores
+        self._size = scores.size
         self._open: dict[Key, Session] = {}
-        self._closing: dict[Key, Session] = {}
-        self._judged = 0.0
+        self._deadlines: list[tuple[float, int, Session, int, float]] = []
+        self._serial = 0
         self._round = 0
         self._round_began = 0.0
         self._losses_before = 0  # those before the dump that runs
         self._judged_idle: dict[Scope, float] = {}
+        self._complete: dict[Scope, tuple[int, float]] = {}  # dumps: their round, when it began
+        self._check: Iterator[Session] = iter(())  # sessions that a dump should have had
+        self._unchecked = False  # whether a dump was completed since that check began
+
+    @property
+    def measured(self) -> bool | None:
+        """Whether the kernel counts bytes (nf_conntrack_acct); None while unknown."""
+        return self.server.measured
 
     def __len__(self) -> int:
         return len(self._open)
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._open.values())
+
+    def get(self, key: Key) -> Session | None:
+        """An open session."""
+        return self._open.get(key)
 
     def by_state(self) -> dict[str, int]:
         """How many sessions are in each state; SYN_RECV: half-open, of unproven peers."""
@@ -176,17 +198,16 @@ class Sessions:
     def occupying(self, ports: frozenset[int]) -> int:
         """How many sessions to these ports keep a slot, or wait for one: all but those that the
         server has closed, and those that its queue lost."""
-        open_now = sum(
-            max(0, n - sum(lost[port] for lost in self._lost.values()))
-            for port, n in self._established.items()
-            if not ports or port in ports
-        )
-        return open_now + sum(
-            session.closer == Side.PEER
-            and session.state != LAST_ACK
-            and (not ports or session.port in ports)
-            for session in self._closing.values()
-        )
+        return sum(n for port, n in self._keeping.items() if not ports or port in ports)
+
+    def going(self, ports: frozenset[int]) -> int:
+        """How many of them are being ended."""
+        return sum(n for port, n in self._going.items() if not ports or port in ports)
+
+    def doom(self, session: Session, doomed: bool) -> None:
+        """An open session is being ended, or it isn't any more."""
+        self._going[session.port] += doomed - session.doomed
+        session.doomed = doomed
 
     def open_ports(self) -> list[int]:
         """The ports with sessions that nobody has begun to close."""
@@ -194,7 +215,7 @@ class Sessions:
 
     def closing(self) -> int:
         """How many sessions are in FIN_WAIT, CLOSE_WAIT or LAST_ACK."""
-        return len(self._closing)
+        return sum(self.counts[state] for state in CLOSING)
 
     def feed(self, events: Iterable[Event], now: float) -> list[Noted]:
         """Take events that arrived at `now` (seconds, never going back)."""
@@ -212,18 +233,17 @@ class Sessions:
         return notes
 
     def tick(self, now: float) -> list[Noted]:
-        """What became of the sessions that are being closed, since the last tick."""
-        last, self._judged = self._judged, now
+        """What became of some of the sessions that are being closed, and of those that a dump
+        didn't have: SLICE of each at most."""
         notes: list[Noted] = []
-        times = general = self.proper[0]
-        ports = self.proper if len(self.proper) > 1 else None
-        for session in self._closing.values():
-            if ports is not None:
-                times = ports.get(session.port, general)
-            over = now - session.since - times.get(session.state, now)
-            if over > 0:
-                note = Note.OVERSTAY if session.blames_peer() else Note.LEAK
-                notes.append((note, session, min(over, now - last)))
+        due = self._deadlines
+        for _ in range(SLICE):
+            if not due or due[0][0] > now:
+                break
+            _, _, session, state, since = heappop(due)
+            if session.state == state and session.since == since and self.get(session.key):
+                self._overstayed(session, now, notes)
+        self._drop_missing(notes)
         return notes
 
     def lingering(self, key: Key, now: float) -> Session | None:
@@ -231,22 +251,20 @@ class Sessions:
         peer, server, _, port = self.endpoints(key)
         if key in self._open or not self.protects(server, port):
             return None
-        return Session(key, self._size.key(peer), port, ESTABLISHED, now)
+        return Session(key, self._scores.peer(self._size.key(peer), now), port, ESTABLISHED, now)
 
-    def heard(self, words: Mapping[Key, tuple[float, bool]], now: float) -> None:
-        """Take what the server's sockets tell: for how many seconds each last word could have been
-        answered, and whether it was the server's."""
-        for key, (ago, by_server) in words.items():
-            session = self._open.get(key)
-            if session and session.progress and session.state == ESTABLISHED and self.measured:
-                session.progress.told(ago, by_server, now)
+    def told(self, session: Session, word: Word, now: float) -> Progress:
+        """Take what the server's socket knows of an open session."""
+        progress = session.progress
+        if progress is None:
+            progress = session.progress = self._progress(session)
+        progress.told(word, self.server, now)
+        return progress
 
     def leave(self, scopes: Iterable[Scope]) -> list[Noted]:
         """Drop the sessions that no dump of these scopes shows, and those to servers that aren't
-        protected any more: they aren't heard of again. Who is idle isn't judged for the time until
-        the next dump."""
+        protected any more: they aren't heard of again. Looks at all; after a reload only."""
         kept = list(scopes)
-        self._judged_idle.clear()
         notes: list[Noted] = []
         for session in list(self._open.values()):
             _, server, _, port = self.endpoints(session.key)
@@ -254,14 +272,9 @@ class Sessions:
                 self._finish(session, notes)
         return notes
 
-    def states_of(self, peers: Iterable[bytes]) -> dict[bytes, dict[str, int]]:
-        """How many sessions each of these peers has in each state."""
-        found: dict[bytes, dict[str, int]] = {peer: {} for peer in peers}
-        for session in self._open.values():
-            if (states := found.get(session.peer)) is not None:
-                name = State(session.state).name
-                states[name] = states.get(name, 0) + 1
-        return found
+    def skip_idle(self) -> None:
+        """Who is idle isn't judged for the time until the next dump."""
+        self._judged_idle.clear()
 
     def _feed_rare(self, event: Event, now: float, notes: list[Noted]) -> None:
         kind, key, status, state, _, measure = event
@@ -272,6 +285,11 @@ class Sessions:
         elif kind == BEGIN:
             self.scope, self._round_began = (event[4], event[5]), now
             self._round += 1
+            self.begun.append(self.scope)
+            if self.scope == EVERYTHING:
+                self._half_open.clear()
+            else:
+                self._half_open.pop(EVERYTHING, None)
             self._half_open[self.scope] = 0
             self._losses_before = self.losses
         elif kind == END and event[4] == 0:
@@ -280,13 +298,15 @@ class Sessions:
             self.losses += 1
 
     def _begin(self, key: Key, note: Note, now: float, notes: list[Noted]) -> Session | None:
-        peer, server, _, port = self.endpoints(key)
+        address, server, _, port = self.endpoints(key)
         if not self.protects(server, port):
             return None
-        session = Session(key, self._size.key(peer), port, ESTABLISHED, now)
-        self._open[key] = session
+        peer = self._scores.peer(self._size.key(address), now)
+        session = Session(key, peer, port, ESTABLISHED, now)
+        self._open[key] = peer.sessions[key] = session
         self.counts[ESTABLISHED] += 1
         self._established[port] += 1
+        self._keeping[port] += 1
         notes.append((note, session, None))
         return session
 
@@ -294,36 +314,62 @@ class Sessions:
         self, session: Session, state: int, flags: int, server_flags: int, now: float,
         notes: list[Noted],
     ) -> None:  # fmt: skip
-        was, began = session.state, session.since
+        was, kept = session.state, session.leaks()
         session.state, session.since = state, now
-        counts = self.counts
-        counts[was] -= 1
-        counts[state] += 1
+        self.counts[was] -= 1
+        self.counts[state] += 1
+        if was == ESTABLISHED:
+            self._established[session.port] -= 1
+            kept = not session.lost
         if state in CLOSING:
-            if was == ESTABLISHED:
-                self._closing[session.key] = session
-                self._established[session.port] -= 1
-            if not session.closer:
-                session.closer = _closer(flags, server_flags)
-                if session.closer == _SERVER and was == ESTABLISHED and now - began <= QUICK:
-                    self.server.answered(0.0, False, now)  # no dump may have seen it
+            session.closer = session.closer or _closer(flags, server_flags)
+            self._keeping[session.port] += session.leaks() - kept
+            self._watch(session, now)
         elif state == ESTABLISHED:
-            self._closing.pop(session.key, None)
             self._established[session.port] += 1
+            session.lost = False
+            self._keeping[session.port] += 1 - kept
         else:
-            if was == ESTABLISHED:
-                self._established[session.port] -= 1
-                if state == CLOSE:
-                    notes.append((Note.RESET, session, None))
-            self._finish(session, notes)
+            self._keeping[session.port] -= kept
+            if was == ESTABLISHED and state == CLOSE:
+                notes.append((Note.RESET, session, None))
+            self._over(session, notes)
 
     def _finish(self, session: Session, notes: list[Noted]) -> None:
-        del self._open[session.key]
-        self._closing.pop(session.key, None)
-        self.counts[session.state] -= 1
+        """The session is over in the state that it has."""
         if session.state == ESTABLISHED:
             self._established[session.port] -= 1
+            self._keeping[session.port] -= not session.lost
+        else:
+            self._keeping[session.port] -= session.leaks()
+        self._over(session, notes)
+
+    def _over(self, session: Session, notes: list[Noted]) -> None:
+        del self._open[session.key]
+        self._going[session.port] -= session.doomed
+        session.peer.sessions.pop(session.key, None)
+        self.counts[session.state] -= 1
         notes.append((CLOSED, session, None))
+
+    def _watch(self, session: Session, now: float) -> None:
+        """Look at a session that is being closed when it may have overstayed, at the earliest."""
+        times = self.shortest.get(session.port, self.shortest[0])
+        self._look_again(session, now + times.get(session.state, QUEUED_FOR))
+
+    def _look_again(self, session: Session, at: float) -> None:
+        self._serial += 1
+        entry = (at, self._serial, session, session.state, session.since)
+        heappush(self._deadlines, entry)
+
+    def _overstayed(self, session: Session, now: float, notes: list[Noted]) -> None:
+        times = self.proper.get(session.port, self.proper[0])
+        over = now - session.since - times.get(session.state, now)
+        if over > 0:
+            note = Note.OVERSTAY if session.blames_peer() else Note.LEAK
+            since = max(session.charged_at, session.since)
+            notes.append((note, session, min(over, now - since)))
+            session.charged_at = now
+        self._look_again(session, now + max(CHARGED_EVERY, min(-over, CHARGED_EVERY * 5)))
 
     def _destroyed(
         self, key: Key, status: int, state: int, measure: Measure, now: float, notes: list[Noted]
@@ -333,10 +379,13 @@ class Sessions:
             self._finish(session, notes)
         if not status & ASSURED:
             return
-        self.measured = measure.octets is not None
-        peer, server, _, port = self.endpoints(key)
+        self.server.measured = measure.octets is not None
+        address, server, _, port = self.endpoints(key)
         if self.protects(server, port):
-            gone = session or Session(key, self._size.key(peer), port, state, now)
+            gone = session
+            if gone is None:
+                peer = self._scores.peer(self._size.key(address), now)
+                gone = Session(key, peer, port, state, now)
             notes.append((GONE, gone, measure))
 
     def _refresh(self, event: Event, now: float, notes: list[Noted]) -> None:
@@ -345,7 +394,9 @@ class Sessions:
         session = self._open.get(key)
         if session is None:
             if state == SYN_RECV:
-                self._half_open[self.scope] = self._half_open.get(self.scope, 0) + 1
+                _, server, _, port = self.endpoints(key)
+                if self.protects(server, port):
+                    self._half_open[self.scope] = self._half_open.get(self.scope, 0) + 1
                 return
             if status & ASSURED and (state == ESTABLISHED or state in CLOSING):
                 session = self._begin(key, Note.FOUND, now, notes)
@@ -355,45 +406,71 @@ class Sessions:
         if state != session.state:
             self._move(session, state, flags, server_flags, now, notes)
         if self.measured is None:
-            self.measured = measure.octets is not None
-        if session.state != ESTABLISHED:  # what the server says at its end is a farewell, no answer
-            return
+            self.server.measured = measure.octets is not None
+        if session.state == ESTABLISHED:  # what the server says at its end is a farewell, no answer
+            self._look(session, measure, now, notes)
+
+    def _look(self, session: Session, measure: Measure, now: float, notes: list[Noted]) -> None:
         progress = session.progress
         if progress is None:
-            progress = session.progress = Progress(session.since, session.since)
+            progress = session.progress = self._progress(session)
         if measure.octets is not None:
-            self.measured = True
-            progress.measured(measure, self.version(session), self.useful, self.server, now)
+            self.server.measured = True
+            version = self.version(session)
+            reply = answered(measure, version)
+            spoken, replies = said(measure, version), measure.reply_packets or 0
+            progress.look(spoken, reply, self.server, now, replies)
+            self._is_lost(session, now - session.since > QUEUED_FOR and progress.turn == GREETING)
         elif measure.remaining is not None:
-            progress.heard(measure.remaining, self.established_for, now)
+            progress.kept(measure.remaining, self.established_for, now)
+        stay, proper = self.stay(session, now)
+        over = stay - proper
+        last = self._judged_idle.get(self.scope, now)
+        if over > 0 and now > last:
+            notes.append((Note.OVERSTAY, session, min(over, now - last)))
+        if self.tells_looks or progress.mails - progress.guessed > session.credited:
+            notes.append((LOOKED, session, None))
+
+    def _progress(self, session: Session) -> Progress:
+        return Progress(session.since, session.port not in IMPLICIT_TLS)
+
+    def _is_lost(self, session: Session, lost: bool) -> None:
+        """The server may know nothing of an open session: when its queue is full it drops the
+        handshake's last packet, which the peer and conntrack saw."""
+        if lost != session.lost:
+            session.lost = lost
+            self._keeping[session.port] += -1 if lost else 1
 
     def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
-        """Whatever the table no longer has is over; who stayed silent too long overstays."""
-        last = self._judged_idle.get(self.scope, self._round_began)
+        """Whatever the table no longer has is over."""
         self._judged_idle[self.scope] = now
-        general = self.proper[0]
-        lost = self._lost[self.scope] = Counter()
-        for session in list(self._open.values()):
-            if not self._in(session, self.scope):
-                continue
-            if session.round != self._round and session.since < self._round_began:
-                self._finish(session, notes)
-            elif session.state == ESTABLISHED:
-                lost[session.port] += bool(self.measured) and session.is_lost(now)
-                times = self.proper.get(session.port, general)
-                over = session.useless() - times.get(self._patience_for(session), now)
-                if over > 0 and now > last:
-                    notes.append((Note.OVERSTAY, session, min(over, now - last)))
         if self.losses == self._losses_before:
             self.swept.append(self.scope)
+        self._complete[self.scope] = self._round, self._round_began
+        self._unchecked = True
+        self._drop_missing(notes)
+
+    def _drop_missing(self, notes: list[Noted]) -> None:
+        """Look through SLICE sessions for those that the last complete dump should have had."""
+        some = list(islice(self._check, SLICE))
+        if not some and self._unchecked:
+            self._check, self._unchecked = iter(list(self._open.values())), False
+            some = list(islice(self._check, SLICE))
+        for session in some:
+            for scope in self._scopes_of(session):
+                round_, began = self._complete.get(scope, (0, 0.0))
+                if session.round < round_ and session.since < began:
+                    if self._open.get(session.key) is session:
+                        self._finish(session, notes)
+                    break
+
+    def _scopes_of(self, session: Session) -> tuple[Scope, ...]:
+        port, version = session.port, self.version(session)
+        return (port, version), (port, 0), (0, version), (0, 0)
 
     def _in(self, session: Session, scope: Scope) -> bool:
         port, version = scope
         return port in (0, session.port) and version in (0, self.version(session))
-
-    def delivered(self, session: Session) -> bool:
-        """Whether a session was of use before, and may be waiting for its next mail."""
-        return session.progress is not None and session.progress.is_mail
 
     def stay(self, session: Session, now: float) -> tuple[float, float]:
         """For how many seconds a session has been of no use, or is in its closing state; and how
@@ -401,16 +478,14 @@ class Sessions:
         times = self.proper.get(session.port, self.proper[0])
         if session.state != ESTABLISHED:
             return now - session.since, times.get(session.state, 0.0)
-        return session.useless(), times.get(self._patience_for(session), 0.0)
-
-    def _patience_for(self, session: Session) -> int:
-        """Whose proper time an open session has: that at rest, too, where the kernel counts no
-        bytes. Who is silent may wait for its greeting then."""
-        return WAITING if self.delivered(session) or not self.measured else ESTABLISHED
+        progress = session.progress
+        if progress is None:
+            return 0.0, inf
+        return progress.idle_by(now), times.get(ESTABLISHED, inf)
 
     def version(self, session: Session) -> int:
         """The IP version of a session, 4 or 6."""
-        return 4 if len(session.peer) == self._size.ipv4 >> 3 else 6
+        return 4 if len(session.peer.key) == self._size.ipv4 >> 3 else 6
 
 
 def _closer(flags: int, server_flags: int) -> Side:

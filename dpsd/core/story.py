@@ -1,25 +1,13 @@
 """The story of a verdict: what the evidence says, in words that an administrator can act on.
 
 The same words stand in an entry's reason, so in the log, in `dpsd list` and in a replay, and in
-`dpsd why`. A new kind of evidence gets its words here.
+`dpsd why`. What the sessions did is told by the rule that charged for it.
 """
 
 from collections.abc import Iterable
 
-from dpsd.core.scores import Evidence, Kind
+from dpsd.core.evidence import RULES, Evidence, Excuse, Kind
 
-# What the sessions did, by kind and TCP state; {were} is "was" for a single one.
-_DID = {
-    (Kind.OVERSTAY, "ESTABLISHED"): "{were} open and got nowhere",
-    (Kind.OVERSTAY, "FIN_WAIT"): "left the server's FIN unanswered",
-    (Kind.OVERSTAY, "CLOSE_WAIT"): "acknowledged the server's FIN but didn't close",
-    (Kind.OVERSTAY, "LAST_ACK"): "closed but never sent the last ACK",
-    (Kind.CROWD, ""): "{were} ended to make room",
-    (Kind.CHURN, ""): "came beyond the allowed rate",
-    (Kind.ABORT, ""): "{were} reset before any use",
-    (Kind.EMPTY, ""): "{were} closed without any use",
-    (Kind.TIME_WAIT, ""): "{were} left in TIME_WAIT beyond the allowed number",
-}
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 # What the server's own overstays mean, by TCP state, and what to look at.
@@ -47,11 +35,18 @@ def span(seconds: float) -> str:
 
 def told(evidence: Evidence) -> str:
     """What one piece of evidence says, without its cost."""
-    did = _DID.get((evidence.kind, evidence.state))
+    rule = RULES.get(evidence.kind)  # None: of another version
+    did = rule.did.get(evidence.state) if rule else None
     if did is None:
         did = f"{{were}} charged for {evidence.kind}" + (evidence.state and f" in {evidence.state}")
     words = did.format(were="was" if evidence.count == 1 else "were")
     return f"{number_of(evidence.count)}{_to(evidence.ports)} {words}{_how(evidence)}"
+
+
+def excused(name: str) -> str:
+    """Why a session wasn't charged, by the name of the Excuse in small letters."""
+    known = Excuse.__members__.get(name.upper())  # None: of another version
+    return name.replace("_", " ") if known is None else known.value
 
 
 def verdict(score: float, limit: float, evidence: Iterable[Evidence]) -> str:

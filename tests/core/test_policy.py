@@ -10,7 +10,7 @@ from dpsd import assembly, mta
 from dpsd.config import Config, parse
 from dpsd.core.events import State
 from dpsd.core.lists import ListName
-from dpsd.core.policy import WAITING, Pool
+from dpsd.core.policy import Pool
 from dpsd.mta import Mta, Slots
 from tests.core.transcript import PLAIN
 
@@ -37,19 +37,18 @@ def test_stress_may_begin_at_the_last_slot(pressure: float, stress: float) -> No
 
 
 def test_proper_times_shrink_step_by_step() -> None:
-    waiting = {WAITING: PLAIN.proper[State.ESTABLISHED]}
-    assert PLAIN.proper_times(0.0) == {0: {**PLAIN.proper, **waiting}}
-    assert PLAIN.proper_times(1.0) == {0: {**PLAIN.proper_stress, **waiting}}
-    assert PLAIN.proper_times(0.5)[0][State.ESTABLISHED] == 155.0
+    assert PLAIN.proper_times(0.0) == {0: PLAIN.proper}
+    assert PLAIN.proper_times(1.0) == {0: {**PLAIN.proper, **PLAIN.proper_stress}}
+    assert PLAIN.proper_times(0.5)[0][State.FIN_WAIT] == 35.0
     assert replace(PLAIN, proper_stress={}).proper_times(1.0) == PLAIN.proper_times(0.0)
 
 
 def test_a_port_may_have_its_own_proper_times() -> None:
     own: dict[int, float] = {State.ESTABLISHED: 30.0, State.FIN_WAIT: 8.0}
-    tense: dict[int, float] = {State.ESTABLISHED: 10.0, State.FIN_WAIT: 4.0}
+    tense: dict[int, float] = {State.FIN_WAIT: 4.0}
     policy = replace(PLAIN, proper_at={587: own}, proper_stress_at={587: tense})
     found = policy.proper_times(0.5)
-    assert found.pop(587) == {State.ESTABLISHED: 20.0, State.FIN_WAIT: 6.0, WAITING: 30.0}
+    assert found.pop(587) == {State.ESTABLISHED: 30.0, State.FIN_WAIT: 6.0}
     assert found == PLAIN.proper_times(0.5)
 
 
@@ -61,6 +60,18 @@ def test_more_pressure_is_never_more_patient(one: float, two: float) -> None:
     before, after = PLAIN.proper_times(a)[0], PLAIN.proper_times(b)[0]
     assert all(before[state] >= after[state] for state in PLAIN.proper)
     assert PLAIN.overstay_cost(a) <= PLAIN.overstay_cost(b)
+
+
+def test_an_open_session_is_owed_as_much_time_while_slots_run_short() -> None:
+    """Then it ends by what it makes of its slot."""
+    times = [PLAIN.proper_times(stress)[0][State.ESTABLISHED] for stress in (0.0, 0.5, 1.0)]
+    assert times == [300.0] * 3
+
+
+def test_an_overstay_of_who_keeps_no_slot_costs_less() -> None:
+    policy = replace(PLAIN, calm_cost=0.25)
+    costs = [policy.overstay_cost(stress, is_open=False) for stress in (0.0, 0.5, 1.0)]
+    assert costs == [0.0625, 0.53125, 1.0]
 
 
 def test_an_overstay_costs_more_as_slots_run_out() -> None:
@@ -117,7 +128,7 @@ def test_the_configuration_is_what_the_policy_says() -> None:
     policy, config = assembly.policy(Config()), Config()
     assert (policy.slots, policy.pools) == (100, (Pool(frozenset(), 100),))
     assert policy.block_at == config.policy.block_at
-    assert set(policy.proper) == set(policy.proper_stress)
+    assert set(policy.proper) == {State.ESTABLISHED, *policy.proper_stress}  # see auction.py
     assert policy.proper[State.ESTABLISHED] == config.proper_times.established
     assert policy.proper_stress[State.LAST_ACK] == config.stress.last_ack
 
@@ -130,13 +141,13 @@ def test_the_configuration_of_a_port_holds_for_that_port() -> None:
         [stress.587]
         last_ack = "2s"
         [stress.25]
-        established = "7s"
+        fin_wait = "7s"
     """
     policy = assembly.policy(parse(text))
     assert policy.proper_at[587] == {**policy.proper, State.ESTABLISHED: 60.0}
     assert policy.proper_at[587][State.FIN_WAIT] == 50.0
     assert policy.proper_stress_at[587] == {**policy.proper_stress, State.LAST_ACK: 2.0}
     assert policy.proper_at[25] == policy.proper
-    assert policy.proper_stress_at[25][State.ESTABLISHED] == 7.0
+    assert policy.proper_stress_at[25][State.FIN_WAIT] == 7.0
     assert policy.proper_at.keys() == policy.proper_stress_at.keys() == {25, 587}
     assert assembly.policy(Config()).proper_at == {}

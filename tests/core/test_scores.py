@@ -1,11 +1,17 @@
 """Scores: what is charged adds up, fades, and is forgotten."""
 
+from math import inf
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpsd.core.evidence import Evidence, Kind
+from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import PeerSize
-from dpsd.core.scores import MOST_TRUST, TIME_WAITS_END, Evidence, Kind, Scores
+from dpsd.core.scores import TIME_WAITS_END, Scores
+from dpsd.core.sessions import Session
 from tests.core.transcript import network
 
 A, B = b"\xcb\x00\x71\x01", b"\xcb\x00\x71\x02"
@@ -64,33 +70,76 @@ def test_a_score_is_the_sum_of_what_each_part_faded_to(
 def test_a_peer_may_open_so_many(
     scores: Scores, opened_at: list[float], allowed: list[bool]
 ) -> None:
-    assert [scores.opened(A, at)[1] for at in opened_at] == allowed
-    assert scores.opened(B, opened_at[-1])[1]
-    assert scores.peer(A, 0.0).open == len(opened_at)
+    peer, other = scores.peer(A, 0.0), scores.peer(B, 0.0)
+    assert [scores.opened(peer, at) for at in opened_at] == allowed
+    assert scores.opened(other, opened_at[-1])
 
 
-def test_trust_buys_patience_and_no_more(scores: Scores) -> None:
+def test_credit_cant_be_bought_by_volume(scores: Scores) -> None:
+    """Row B3: whatever a peer delivers, it has credit for so many mails and no more."""
     peer = scores.peer(A, 0.0)
-    told = []
+    borne = []
     for _ in range(1000):
-        told.append(scores.patience(peer, 0.0))
-        scores.credit(peer, 1.0, MOST_TRUST, 0.0)
-    assert told[0] == 1.0
-    assert told == sorted(told)
-    assert told[1] == 2.0
-    assert scores.trust(peer, 0.0) == MOST_TRUST
-    assert scores.patience(peer, 0.0) < 7.1
-    assert scores.patience(peer, 14 * 86400.0) < scores.patience(peer, 0.0)
+        borne.append(scores.patience(peer, 0.0))
+        scores.earn(peer, 1.0, CREDIT_MOST, 0.0)
+    assert borne[:2] == [1.0, 2.0]
+    assert borne == sorted(borne)
+    assert scores.credit(peer, 0.0) == CREDIT_MOST
+    assert scores.patience(peer, 0.0) < 4
+
+
+def test_credit_fades(scores: Scores) -> None:
+    peer = scores.peer(A, 0.0)
+    scores.earn(peer, CREDIT_MOST, CREDIT_MOST, 0.0)
+    assert scores.credit(peer, scores.credit_half_life) == pytest.approx(CREDIT_MOST / 2)
     assert scores.patience(peer, 1e9) == pytest.approx(1.0)
+
+
+def test_a_mail_pays_for_a_session_until_it_has_faded_by_half(scores: Scores) -> None:
+    for wait, pays in ((0.99, True), (1.01, False)):
+        scores.clear(A)
+        peer = scores.peer(A, 0.0)
+        peer.credit = 0.0
+        scores.earn(peer, 1.0, CREDIT_MOST, 0.0)
+        assert scores.spend(peer, 1.0, wait * scores.credit_half_life) is pays
+
+
+def test_what_earns_little_takes_no_credit_away(scores: Scores) -> None:
+    """A session that only closed as it should, of a peer that has delivered mail."""
+    peer = scores.peer(A, 0.0)
+    scores.earn(peer, 3.0, CREDIT_MOST, 0.0)
+    scores.earn(peer, 0.25, 1.0, 0.0)
+    assert scores.credit(peer, 0.0) == 3.0
+
+
+def test_credit_is_spent_until_there_is_none(scores: Scores) -> None:
+    peer = scores.peer(A, 0.0)
+    assert not scores.spend(peer, 1.0, 0.0)
+    scores.earn(peer, 2.25, CREDIT_MOST, 0.0)
+    assert [scores.spend(peer, 1.0, 0.0) for _ in range(4)] == [True, True, False, False]
+    assert scores.credit(peer, 0.0) == 0.0
+
+
+def test_the_store_is_told_of_whole_units_of_credit_and_of_what_is_spent(scores: Scores) -> None:
+    peer = scores.peer(A, 0.0)
+    for worth, told in ((0.75, set()), (0.5, {A}), (0.5, set())):
+        scores.changed.clear()
+        scores.earn(peer, worth, CREDIT_MOST, 0.0)
+        assert scores.changed == told
+    scores.spend(peer, 1.0, 0.0)
+    assert scores.changed == {A}
 
 
 def test_a_release_leaves_a_clean_slate(scores: Scores) -> None:
     peer = scores.peer(A, 0.0)
     scores.charge(peer, Kind.CHURN, "", 99.0, 0.0)
     peer.listed = True
+    peer.deferrals, peer.deferred_until, peer.ended_at, peer.returned_since = 3, 45.0, 0.0, 0.0
     scores.clear(A)
     scores.clear(B)  # nobody
     assert (scores.score(peer, 0.0), peer.evidence, peer.listed) == (0.0, {}, False)
+    assert (peer.deferrals, peer.deferred_until, peer.ended_at) == (0, -inf, -inf)
+    assert peer.returned_since == inf
 
 
 def test_what_was_restored_goes_on_fading(scores: Scores) -> None:
@@ -111,7 +160,9 @@ def test_what_was_restored_goes_on_fading(scores: Scores) -> None:
         ("time_wait", True),
         ("listed", True),
         ("score", True),
-        ("trust", True),
+        ("credit", True),
+        ("deferred", True),
+        ("was ended", True),
         ("faded score", False),
         ("tokens", True),
     ],
@@ -120,24 +171,31 @@ def test_only_what_matters_is_remembered(scores: Scores, what: str, kept: bool) 
     peer = scores.peer(A, 0.0)
     now = TIME_WAITS_END
     match what:
-        case "open" | "time_wait" | "listed":
-            setattr(peer, what, 1)
+        case "open":
+            peer.sessions["a session"] = cast(Session, None)
+        case "time_wait":
+            scores.time_wait(peer, 1)
+        case "listed":
+            peer.listed = True
+        case "was ended":  # it may come back, and is deferred for longer then
+            peer.ended_at = now - HALF_LIFE
+        case "deferred":
+            peer.deferred_until = now + 1.0
         case "score":
             scores.charge(peer, Kind.EMPTY, "", 1.0, now)
-        case "trust":
-            scores.credit(peer, 1.0, MOST_TRUST, 0.0)
+        case "credit":
+            scores.earn(peer, 1.0, CREDIT_MOST, 0.0)
         case "faded score":
             scores.charge(peer, Kind.EMPTY, "", 1.0, 0.0)
         case "tokens":  # it has opened so much lately that its allowance isn't full
-            scores.opened(A, now)
-            peer.open = 0
+            scores.opened(peer, now)
     assert scores.prune(now) == (not kept)
     assert (scores.get(A) is not None) == kept
     assert len(scores) == kept
 
 
 def test_a_lost_time_wait_is_not_remembered_for_ever(scores: Scores) -> None:
-    scores.peer(A, 0.0).time_wait = 1
+    scores.time_wait(scores.peer(A, 0.0), 1)
     assert scores.prune(TIME_WAITS_END) == 0
     assert scores.prune(TIME_WAITS_END + 1) == 1
 
@@ -147,9 +205,25 @@ def test_of_too_many_the_least_are_forgotten(
 ) -> None:
     monkeypatch.setattr("dpsd.core.scores.MOST", 100)
     for number in range(104):
-        scores.credit(scores.peer(bytes((number,)), 0.0), 1.0 + number, 1000.0, 0.0)
+        scores.earn(scores.peer(bytes((number,)), 0.0), 1.0 + number, 1000.0, 0.0)
     least = scores.get(b"\0")
     assert least is not None
-    least.open = 1  # whoever is there stays
-    assert scores.prune(1000.0) == 14
-    assert sorted(peer.key[0] for peer in scores) == [0, *range(15, 104)]
+    least.sessions["a session"] = cast(Session, None)  # whoever is there stays
+    gone = 0
+    while len(scores) > 100:
+        gone += scores.prune(1000.0)
+    kept = sorted(peer.key[0] for peer in scores)
+    assert len(kept) == 104 - gone
+    assert kept == [0, *range(gone + 1, 104)]
+    scores.prune(1000.0)
+    assert len(scores) == len(kept)
+
+
+def test_who_left_a_list_by_the_way_starts_clean_when_it_is_looked_at(scores: Scores) -> None:
+    """Its prefix was released, or the lists were read anew."""
+    peer = scores.peer(A, 0.0)
+    scores.charge(peer, Kind.CHURN, "", 99.0, 0.0)
+    peer.listed = True
+    scores.is_listed = lambda _: False
+    scores.prune(0.0)
+    assert (peer.listed, peer.score) == (False, 0.0)

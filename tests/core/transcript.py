@@ -45,6 +45,7 @@ from dpsd.core.events import (
     Event,
     Measure,
     State,
+    Word,
 )
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
@@ -77,7 +78,6 @@ PLAIN = replace(
         State.LAST_ACK: 30.0,
     },
     proper_stress={
-        State.ESTABLISHED: 10.0,
         State.FIN_WAIT: 10.0,
         State.CLOSE_WAIT: 10.0,
         State.LAST_ACK: 5.0,
@@ -126,9 +126,9 @@ class Row:
     status: int = 0
     flags: tuple[int, int] = (0, 0)
     packets: int = 3  # the last acknowledges the greeting
-    octets: int = 156
+    octets: int = 164  # 52 each, and 8 more for the SYN
     answers: int = 2
-    answered: int = 300  # the server greeted
+    answered: int = 300  # the server greeted: with 188 bytes
     heard: float = 0.0
 
 
@@ -147,6 +147,8 @@ class Stage:
     immune: Callable[[Network], bool] = lambda _: False
     scopes: tuple[tuple[int, int], ...] = tuple((port, ip) for port in PORTS for ip in (4, 6))
     see: bool = True  # whether the first dump comes at once
+    sockets: Callable[[Any, float], Word | None] | None = None  # what a session's socket tells
+    kills: bool = True  # whether sessions end that are to
 
     def __post_init__(self) -> None:
         white = [Entry(ListName.WHITE, network(peer), "", "operator", 0.0) for peer in self.white]
@@ -159,7 +161,9 @@ class Stage:
         self.table: dict[Key, Row] = {}
         self.said: list[tuple[float, Verdict]] = []
         self.over: list[tuple[float, Entry]] = []
+        self.doomed: list[Any] = []
         self.ended: list[Any] = []
+        self.deferred: list[tuple[float, Network, float]] = []
         self.now = 0.0
         self._dumped = 0.0
         self.engine.look(self.scopes)
@@ -215,7 +219,7 @@ class Stage:
             row.answered += 52 + int(word.removeprefix("hears="))
             return
         if word == "unanswered":
-            row.answered = 52 * row.answers
+            row.answered = 52 * row.answers + 8
             return
         if word == "GONE":
             del self.table[key]
@@ -264,12 +268,24 @@ class Stage:
         return Measure(remaining, row.packets, row.octets, row.answers, row.answered)
 
     def _tick(self) -> None:
+        """Both phases: who is doomed, and, when the sockets were asked, who ends."""
         passed = self.engine.tick(self.now)
         self.said += [(self.now, verdict) for verdict in passed.verdicts]
         self.over += [(self.now, entry) for entry in passed.over]
-        for key in passed.ended:
+        self.doomed += passed.doomed
+        words = None if self.sockets is None else self._words(passed.doomed)
+        settled = self.engine.settle(passed.doomed, words, self.now)
+        self.said += [(self.now, verdict) for verdict in settled.verdicts]
+        self.deferred += [(self.now, *each) for each in settled.deferred]
+        for key in [*passed.listed, *settled.ended]:
             self.ended.append(key)
-            self._event(key, "CLOSE")
+            if self.kills and key in self.table:
+                self._event(key, "CLOSE")
+
+    def _words(self, doomed: Iterable[Any]) -> dict[Any, Word]:
+        assert self.sockets is not None
+        found = ((key, self.sockets(key, self.now)) for key in doomed)
+        return {key: word for key, word in found if word is not None}
 
     # What came of it
 

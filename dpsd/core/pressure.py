@@ -1,8 +1,8 @@
 """Stress: how much many sessions matter just now, since slots run short or sessions flood in."""
 
+from dpsd.core.numbers import STRESS_LASTS
 from dpsd.core.policy import Policy
 
-LASTS = 30.0  # seconds that stress and swarms outlast their cause: attackers come back
 OPENED_OVER = 2.0  # seconds over which the rate of new sessions is smoothed
 
 
@@ -13,6 +13,7 @@ class Stress:
 
     def __init__(self) -> None:
         self.level = 0.0
+        self.began_at = float("inf")
         self.flood = 0.0
         self.opened = 0
         self._rate = 0.0  # of new sessions a second, from everybody
@@ -37,7 +38,9 @@ class Stress:
             self._felt_at, self.opened = now, 0
             self.flood = policy.flood(self._rate)
         level = policy.stress(pressure)
-        if level >= self.level or now - self._risen_at > LASTS:
+        if level and not self.level:
+            self.began_at = now
+        if level >= self.level or now - self._risen_at > STRESS_LASTS:
             self.level = level
         if level >= self.level:
             self._risen_at = now

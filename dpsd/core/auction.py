@@ -1,0 +1,195 @@
+"""The auction: which sessions to end while slots run short, those that make least of theirs first.
+
+A slot is worth what those who compete for it would give. A session's bid is what it makes of its
+slot: bytes for each second of its own time (see turn.py), divided by how many sessions its peer
+holds. Whoever bids less than the price is ended, the lowest bid first, until there is room. The
+price rises with the demand (sessions that keep a slot or wait for one), and goes on rising while
+sessions that pay it keep more slots than there is room for. So there is no fixed rate that could be
+paid, and an honest sender, who says a mail within a second, outbids whoever only wants the slot.
+
+Nobody pays for the server's slowness: while a reply is due, own time stands still. Sessions in
+doubt (the reply is late; see turn.py) are ended only when nothing else makes room, the youngest
+first, and never the last of them whose peers hold few.
+
+Bids are taken as looks at the table come in, so a tick costs what is ended, not what exists.
+"""
+
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from dpsd.core.events import State
+from dpsd.core.numbers import DEMAND, DOUBLING, GRACE, IDLE, REPLY_FACTOR, REPLY_SLACK, SPARED
+from dpsd.core.policy import Policy, Pool
+from dpsd.core.sessions import Scope, Session
+from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, UNFINISHED
+
+MOST = 1_000  # sessions that are ended together: to end them takes the kernel some 50 ms
+TRIES = 4 * MOST  # bids that are looked at for that
+HIGHEST = 1e6  # bytes a second: no session is worth more
+LOOK = 0.3  # seconds until the next look
+
+Spared = Callable[[Session], bool]
+
+
+class Grace(NamedTuple):
+    """Seconds of its own time that a session gets, and why so many."""
+
+    seconds: float
+    why: str
+
+
+class Auction:
+    """For one pool of slots. demand: sessions that keep a slot or wait for one, for each slot;
+    price: bytes a second.
+    """
+
+    def __init__(self) -> None:
+        self.demand = 0.0
+        self.price = 0.0
+        self._surge = 1.0  # by what payers have driven the price up
+        self._priced_at = 0.0
+        self._payers = 0  # sessions past their grace that pay it, as the last looks told
+        self._counting = 0
+        self._short_at, self._few = 0.8, 1  # share of the slots (stress.at); policy.few
+        self._bids: list[tuple[float, int, Session]] = []
+        self._returned: list[Session] = []
+        self._doubts: list[tuple[float, int, Session]] = []
+        self._serial = 0
+        self._looked_at: set[Scope] = set()
+
+    def grace(self, session: Session) -> Grace:
+        """What of its own time a session gets before it has to be worth its slot."""
+        if self.demand > 1.0:
+            seconds, why = GRACE / self.demand, "others wait for a slot"
+        else:
+            scarce = (self.demand - self._short_at) / max(1.0 - self._short_at, 1e-9)
+            seconds, why = GRACE / max(0.05, scarce), "slots begin to run short"
+        if session.progress is not None and not session.progress.exact:
+            seconds, why = seconds * REPLY_FACTOR, f"{why}; no socket tells whose turn it is"
+        if self._has_returned(session) and seconds > 2.0 * GRACE:
+            return Grace(2.0 * GRACE, "its peer came back after one of no use was ended")
+        return Grace(seconds, why)
+
+    def overdue(self, session: Session, now: float) -> float | None:
+        """Seconds of its own time by which a session has had its grace; None: it hasn't, or it may
+        wait for the server.
+
+        One that has delivered and is idle has had it sooner: its peer loses nothing when it ends.
+        """
+        progress = session.progress
+        if progress is None:
+            return None
+        own = progress.own_by(now)
+        if progress.turn == PEER and progress.mails:
+            own = max(own, progress.present(now) / IDLE)
+        elif progress.turn not in (PEER, UNFINISHED, BOTH):
+            goes_on = progress.goes_on and now - progress.since < REPLY_SLACK
+            own = own if goes_on else 0.0
+        return own if own >= self.grace(session).seconds else None
+
+    def begin_look(self, scopes: Iterable[Scope]) -> None:
+        """Dumps of these begin. When one begins again, bids of the look before count no more."""
+        for scope in scopes:
+            if scope in self._looked_at:
+                self._bids.clear()
+                self._doubts.clear()
+                self._returned.clear()
+                self._looked_at.clear()
+                self._payers, self._counting = self._counting, 0
+            self._looked_at.add(scope)
+
+    def bid(self, session: Session, now: float) -> None:
+        """Take the bid of an open session that was looked at."""
+        progress = session.progress
+        if progress is None or session.doomed or session.state != State.ESTABLISHED:
+            return
+        if progress.turn == GREETING:
+            return
+        if progress.turn == DOUBT:
+            self._push(self._doubts, (now - progress.since) / max(1, session.peer.open), session)
+        elif progress.turn == PEER or progress.own_by(now) + LOOK >= self.grace(session).seconds:
+            if self._has_returned(session):
+                self._returned.append(session)
+            worth = progress.value / max(1, session.peer.open)
+            self._counting += worth >= self.price
+            self._push(self._bids, worth, session)
+
+    def _push(self, heap: list[tuple[float, int, Session]], order: float, session: Session) -> None:
+        self._serial += 1
+        heappush(heap, (order, self._serial, session))
+
+    def set_price(self, policy: Policy, pool: Pool, taken: int, silent: bool, now: float) -> None:
+        """As the demand is now. taken: sessions that keep a slot or wait for one; silent: whether
+        the server answers nobody: then the price doesn't rise for it."""
+        self.demand, self._short_at = taken / pool.slots, policy.stress_at
+        self._few = policy.few
+        passed, self._priced_at = min(1.0, now - self._priced_at), now
+        payers = max(self._payers, self._counting)
+        if self.demand > 1.0 and payers > SPARED * pool.slots and not silent:
+            self._surge *= 2.0 ** (passed / DOUBLING)
+        else:
+            self._surge = max(1.0, self._surge * 0.5 ** (passed / (5 * DOUBLING)))
+        self._surge = min(self._surge, HIGHEST)
+        self.price = min(
+            HIGHEST, policy.useful_rate * max(1.0, self.demand) ** DEMAND * self._surge
+        )
+
+    def take(
+        self, room: int, spared: int, few: int, is_spared: Spared, now: float
+    ) -> list[Session]:
+        """Up to `room` sessions that have to go, those of the lowest bids; at most MOST.
+
+        spared: how many doubtful ones stay in any case, of peers that hold few.
+        """
+        room = min(room, MOST)
+        found: list[Session] = []
+        held: dict[bytes, int] = {}
+        for _ in range(TRIES):
+            if len(found) >= room or not self._bids:
+                break
+            bid, _, session = heappop(self._bids)
+            if session.doomed or session.state != State.ESTABLISHED or session.progress is None:
+                continue
+            left = held.get(session.peer.key, session.peer.open)
+            worth = session.progress.value / max(1, left)
+            if worth > bid * 1.01 + 1e-9 and self._bids and worth > self._bids[0][0]:
+                self._push(self._bids, worth, session)  # its peer holds fewer by now
+                continue
+            if worth >= self.price:
+                break
+            if self.overdue(session, now) is None or is_spared(session):
+                continue
+            held[session.peer.key] = left - 1
+            found.append(session)
+        return found + self._doubtful(room - len(found), spared, few, is_spared)
+
+    def _has_returned(self, session: Session) -> bool:
+        """Whether a session was opened after its peer, which held several, had been deferred."""
+        peer = session.peer
+        return peer.deferrals > 0 and peer.held > self._few and session.since > peer.ended_at
+
+    def returned(self, is_spared: Spared, now: float) -> list[Session]:
+        """Sessions of peers that came back after one of no use was ended, and that are of no use
+        again; also while there is room, as long as stress lasts."""
+        some, self._returned = self._returned[:MOST], []
+        return [
+            session
+            for session in some
+            if not session.doomed
+            and session.state == State.ESTABLISHED
+            and self.overdue(session, now) is not None
+            and not is_spared(session)
+        ]
+
+    def _doubtful(self, room: int, spared: int, few: int, is_spared: Spared) -> list[Session]:
+        """Up to `room` sessions in doubt: those of peers that hold many first, and who waits least.
+        Of those that hold few, `spared` stay."""
+        found: list[Session] = []
+        while len(found) < room and self._doubts:
+            if len(self._doubts) <= spared and self._doubts[0][2].peer.open <= few:
+                break
+            session = heappop(self._doubts)[2]
+            if not (session.doomed or session.state != State.ESTABLISHED or is_spared(session)):
+                found.append(session)
+        return found
