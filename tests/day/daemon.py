@@ -1,50 +1,26 @@
 """dpsd in the world of a day: how the engine is asked, and what is done for it.
 
-All that the world knows of the engine's interface is here. An engine with two phases names the
-sessions that it would like to end (`doomed`), is told what the server's sockets know of just those,
-and settles which of them end and which peers' new connections are put off. One without ends them by
-its tick.
+All that the world knows of the engine's interface is here: it names the sessions that it would like
+to end (`doomed`), is told what the server's sockets know of just those, and settles which of them
+end and which peers' new connections are deferred.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from dpsd.core.engine import Engine, Verdict
-from dpsd.core.events import Event, Key, State
+from dpsd.core.events import Event, Key, State, Word
 from dpsd.core.sessions import Scope
 
 if TYPE_CHECKING:
     from tests.day.session import Session
     from tests.day.world import Acts, World
 
-TICK = 0.25  # seconds, of the daemon
-DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.2
-SOCKETS_EVERY = 1.0
+TICK, TICK_HURRY = 0.25, 0.25 / 3  # seconds, of the daemon; the other while slots run short
+DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.1
 ASKED_AFTER = 0.005  # seconds from a tick until the sockets of the doomed are asked
 ENDED_AFTER = 0.05  # seconds until what is to be ended is
-
-try:
-    from dpsd.core.events import Word  # type: ignore[attr-defined]
-except ImportError:
-
-    class Word(NamedTuple):  # type: ignore[no-redef]
-        """What the server's socket knows of a session, as tcp_info has it.
-
-        ago: seconds since the last data went either way; by_server: whether it was the server's;
-        said, answered: bytes from the peer and from the server; rtt: seconds to the peer and back;
-        unread: bytes that the server hasn't read yet; unacked: bytes that the peer hasn't
-        acknowledged; accepted: whether a process has the session (else it waits in the queue).
-        """
-
-        ago: float
-        by_server: bool
-        said: int
-        answered: int
-        rtt: float
-        unread: int
-        unacked: int
-        accepted: bool
 
 
 class Daemon:
@@ -57,12 +33,11 @@ class Daemon:
         self, world: "World", engine: Engine, scopes: Sequence[Scope], sockets: bool, enforce: bool
     ) -> None:
         self._world = world
-        self._engine: Any = engine  # of either interface
+        self._engine = engine
         self._scopes = scopes
         self._sockets = sockets
         self._enforce = enforce
-        self._settles = hasattr(engine, "settle")
-        self._dumped = self._asked = -math.inf
+        self._dumped = -math.inf
 
     def acts(self) -> "Acts":
         """Its whole life."""
@@ -76,11 +51,8 @@ class Daemon:
                 for scope in self._scopes:
                     self.take(world.table.dump(scope, world.now))
                     world.feed()
-            if world.now - self._asked >= SOCKETS_EVERY:
-                self._asked = world.now
-                self._look()
             world.note()
-            yield TICK
+            yield TICK_HURRY if engine.stress > 0 else TICK
 
     def take(self, events: list[Event]) -> None:
         """Hand events to the engine."""
@@ -90,33 +62,20 @@ class Daemon:
     def _tick(self) -> None:
         passed = self._engine.tick(self._world.now)
         self._sentenced(passed.verdicts)
-        if not self._settles:
-            if passed.ended and self._enforce:
-                self._world.start(self._end(passed.ended), ENDED_AFTER)
-        elif passed.doomed:
-            self._world.start(self._settle(list(passed.doomed)), ASKED_AFTER)
+        if passed.listed and self._enforce:
+            self._world.start(self._end(passed.listed), ENDED_AFTER)
+        if passed.doomed:
+            self._world.start(self._settle(passed.doomed), ASKED_AFTER)
 
     def _settle(self, doomed: list[Key]) -> "Acts":
         world = self._world
-        settled = self._engine.settle(self._words(doomed) if self._sockets else None, world.now)
+        words = self._words(doomed) if self._sockets else None
+        settled = self._engine.settle(doomed, words, world.now)
         self._sentenced(settled.verdicts)
         if self._enforce:
             for network, seconds in settled.deferred:
                 world.defer(network, seconds)
             yield from self._end(settled.ended)
-
-    def _look(self) -> None:
-        sessions = self._world.server.everybody() if self._sockets else ()
-        words = self._words([each.row.key for each in sessions])
-        if self._settles:
-            self._engine.heard(words, self._world.now)
-            return
-        short = {}
-        for key, word in words.items():
-            if word.accepted:
-                ago = word.ago - (word.rtt if word.by_server else 0.0)
-                short[key] = max(0.0, ago), word.by_server
-        self._engine.heard(short, self._world.now)
 
     def _words(self, keys: Iterable[Key]) -> dict[Key, Word]:
         """What the server's sockets tell of these sessions, as far as they are open."""
@@ -130,7 +89,7 @@ class Daemon:
             row, rtt = session.row, session.peer.rtt
             way = session.lost or world.now - row.answered_at < rtt
             words[key] = Word(
-                ago=world.now - row.spoke,
+                ago=max(0.0, world.now - row.spoke - (rtt if row.by_server else 0.0)),
                 by_server=row.by_server,
                 said=row.words[0],
                 answered=row.words[1],

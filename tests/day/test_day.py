@@ -73,17 +73,19 @@ def test_there_are_days_when_peers_wait_for_a_slot() -> None:
 
 
 def test_who_besieges_a_calm_server_is_gone_in_seconds() -> None:
-    """Two of the sieges; in the other weathers nobody could tell them from the honest so soon."""
+    """Two of the sieges, listed when they come back; in the other weathers nobody could tell them
+    from the honest so soon."""
     listings = played("besieged").listings
-    for began in (SIEGES[0], SIEGES[3]):
-        found = [each for each in listings if began <= each.at < began + 5 and each.kinds]
+    for began in (SIEGES[0], SIEGES[1]):
+        found = [each for each in listings if began <= each.at < began + 40 and each.kinds]
         assert sum(":" not in each.peer for each in found) >= 18  # of 20; IPv6: as prefixes
         assert any("/56" in each.peer or "/48" in each.peer for each in found)
 
 
 def test_mails_that_are_never_finished_are_listed_too() -> None:
+    """When they come back for more, and others' mails are answered meanwhile."""
     listings = played("stalled").listings
-    found = [each for each in listings if SIEGES[0] <= each.at < SIEGES[0] + 20 and each.kinds]
+    found = [each for each in listings if SIEGES[5] <= each.at < SIEGES[5] + 60 and each.kinds]
     assert sum(":" not in each.peer for each in found) >= 18
 
 

@@ -20,7 +20,7 @@ from dpsd.core.events import Endpoints, Event, State
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.kernel.host import Host
-from tests.day.daemon import TICK, Daemon
+from tests.day.daemon import TICK_HURRY, Daemon
 from tests.day.gone import Gone
 from tests.day.session import SYNS
 from tests.day.table import Table
@@ -301,7 +301,7 @@ class World:
         """Take note of what dpsd feels at a tick."""
         seen = self.seen
         seen.pressures[self.server.weather.name].append(self.engine.pressure)
-        seen.stressed += TICK * (self.engine.stress > 0)
+        seen.stressed += TICK_HURRY * (self.engine.stress > 0)
         seen.ungreeted = max(seen.ungreeted, sum(s.waits for s in self.server.waiting))
 
     def end(self, keys: Iterable[Any]) -> None:
