@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -625,6 +625,35 @@ def test_the_score_with_its_evidence(dpsd: Run, url: str) -> None:
     assert first < told.index("1 session was reset before any use: 2.0 slot-seconds")
 
 
+def test_why_a_peer_was_not_charged_and_how_long_it_has_to_wait(dpsd: Run, url: str) -> None:
+    now = time.time()
+    detail = {"excuse": "reply_due", "deferred_until": now + 15, "deferrals": 2}
+    row = PeerRow(ip_network("203.0.113.7"), 0.0, now, now, detail)
+    with Store.open(url) as store:
+        store.save_peers([row])
+    known = dpsd("why", "203.0.113.7", "--json").json
+    assert known["excuse"] == {
+        **{"kind": "reply_due", "story": "the server may have owed it a reply"}
+    }
+    assert UTC.fullmatch(known["deferred_until"])
+    assert known["deferrals"] == 2
+    told = dpsd("why", "203.0.113.7").out
+    assert "Its last session wasn't charged: the server may have owed it a reply.\n" in told
+    assert re.search(r"may open no new session for 1\d s more, the 2nd time in a row\.\n", told)
+
+    with Store.open(url) as store:  # that is over; and the excuse is of another version
+        detail = {"excuse": "too_cold", "deferred_until": now - 1, "deferrals": 2}
+        store.save_peers([replace(row, detail=detail)])
+    known = dpsd("why", "203.0.113.7", "--json").json
+    assert (known["deferred_until"], known["deferrals"]) == (None, 0)
+    told = dpsd("why", "203.0.113.7").out
+    assert "wasn't charged: too cold." in told
+    assert "no new session" not in told
+
+    dpsd("block", "203.0.113.7")  # then it doesn't matter
+    assert "wasn't charged" not in dpsd("why", "203.0.113.7").out
+
+
 def test_the_score_of_a_part_of_a_peer_is_the_peers(dpsd: Run, url: str) -> None:
     with Store.open(url) as store:
         now = time.time()
@@ -778,6 +807,8 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
         "not_ended": 3,
         "not_ended_why": {"no_answer": 2, "stays": 1},
         "slots": [{"ports": [25, 587], "slots": 60, "source": "somebody"}],
+        "price": 2048.0,
+        "deferred": {"times": 9, "packets": 70},
     }
     with daemon(url, applied=0, mode="observe", **told):
         status = dpsd("status", "--json").json
@@ -786,6 +817,8 @@ def test_status_with_a_daemon(dpsd: Run, url: str) -> None:
     assert (status["running"], status["mode"], status["pid"]) == (True, "observe", os.getpid())
     assert status["revision"] == {"stored": 0, "applied": 0}
     assert re.search(r"^pressure +25% of the slots$", text, re.M)
+    assert re.search(r"^price +2048 bytes a second have to be said to keep a slot$", text, re.M)
+    assert re.search(r"^deferred +peers 9 times, 70 of their packets dropped$", text, re.M)
     assert re.search(r"^slots +60 for 25, 587: somebody$", text, re.M)
     assert re.search(r"^kernel +counts no bytes of sessions: talk isn't told from", text, re.M)
     assert re.search(r"^events +received 12, lost 3; some are missing, so nobody is", text, re.M)

@@ -101,16 +101,37 @@ def test_proper_times_of_single_ports() -> None:
         [proper_times]
         last_ack = "40s"
         [stress]
-        465.established = "5s"
+        465.last_ack = "5s"
         [stress.25]
     """)
     assert config.proper_times.at_ports == {587: {"fin_wait": 20.0}}
     assert config.proper_times.last_ack == 40.0
-    assert config.stress.at_ports == {465: {"established": 5.0}, 25: {}}
+    assert config.stress.at_ports == {465: {"last_ack": 5.0}, 25: {}}
     assert changed(Config(), config) == [
         *("proper_times.last_ack", "proper_times.at_ports", "stress.at_ports"),
     ]
     assert needs_restart(Config(), config) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('stress.established = "10s"', "stress.established is ignored: "),
+        ("[stress]\nreap_after = 3", "stress.reap_after is ignored: "),  # whatever it was set to
+        ("stress.useful_rate = 64", "stress.useful_rate is ignored: "),
+        ('[stress.587]\nestablished = "10s"', "stress.587.established is ignored: "),
+    ],
+)
+def test_keys_of_earlier_versions_are_ignored_with_a_warning(
+    text: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An upgrade doesn't stop the daemon: the administrator's own file may still have them."""
+    parsed = parse(text)
+    assert replace(parsed, stress=Config().stress) == Config()
+    assert parsed.stress.until == Config().stress.until
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(words)
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -246,8 +267,8 @@ def test_proper_times_of_single_ports() -> None:
             "proper_times.587.fin_wit: no such key; did you mean fin_wait?",
         ),
         (
-            '[stress.587]\nreap_after = "1m"',
-            "stress.587.reap_after: no such key; did you mean stress.reap_after?",
+            "[stress.587]\nuntil = 0.5",
+            "stress.587.until: no such key; did you mean stress.until?",
         ),
         ("[stress.587]\nfin_wait = 5", "stress.587.fin_wait: 5 has no unit; write a duration"),
         (

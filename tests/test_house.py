@@ -22,6 +22,7 @@ KNOWS: dict[str, set[str]] = {
     "dpsd.errors": set(),
     "dpsd.paths": set(),
     "dpsd.troff": set(),
+    "dpsd.reference": {"core", "paths"},
     "dpsd.config": {"core", "errors", "paths", "troff"},
     "dpsd.kernel": {"core", "errors", "paths"},
     "dpsd.mta": {"core", "errors"},

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpsd.core.evidence import Evidence, Kind
 from dpsd.core.lists import Entry, ListName
 from dpsd.core.peers import Network
-from dpsd.core.scores import Evidence, Kind
 from dpsd.errors import DpsdError, NotPermitted, StoreError
 from dpsd.paths import shipped
 from dpsd.store import (

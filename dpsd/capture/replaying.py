@@ -38,7 +38,9 @@ def replay(config: Config, path: Path) -> list[Json]:
         ticked = ticked or at
         while ticked + TICK <= at:
             ticked += TICK
-            found += _told(config, engine.tick(ticked).verdicts)
+            passed = engine.tick(ticked)
+            settled = engine.settle(passed.doomed, None, ticked)
+            found += _told(config, [*passed.verdicts, *settled.verdicts])
         events = decoder.decode(datagram, [(0, len(datagram))])
         found += _told(config, engine.feed(events, at))
     return found

@@ -66,6 +66,8 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
     if told["running"]:
         pressure = told["pressure"]
         yield "pressure", "unknown" if pressure is None else f"{pressure:.0%} of the slots"
+        if told.get("price"):
+            yield "price", f"{told['price']:.0f} bytes a second have to be said to keep a slot"
         for each in told["slots"]:
             yield (
                 "slots",
@@ -80,6 +82,9 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
         if "not_ended_why" in told:
             yield from _endings(told)
         yield "peers", str(told["peers"])
+        if (deferred := told.get("deferred", {"times": 0}))["times"]:
+            packets = deferred["packets"]
+            yield "deferred", f"peers {deferred['times']} times, {packets} of their packets dropped"
         if told.get("server_leaks"):
             leaks = counts(told["server_leaks"])
             yield "server", f"slot-seconds that its own overstays cost: {leaks}"

@@ -26,6 +26,8 @@ def tell(known: Json, config: Config) -> Iterator[str]:
         if entries and entries[0]["reason"]:
             yield f"Why: {entries[0]['reason']}"
         yield from _score(known, config)
+    if not entries:
+        yield from _lenience(known)
     for other in entries[1:]:
         yield f"It comes before: {_entry(other)}."
     yield from _blocks(known, config)
@@ -76,6 +78,21 @@ def _score(known: Json, config: Config) -> Iterator[str]:
         fades = f"; it halves every {span(config.policy.half_life)}, so in {left} it is forgotten."
     yield f"Score: {known['score']:.1f} slot-seconds now, {_limit(known, config)}{fades}"
     yield from map(_evidence, known["evidence"])
+
+
+def _lenience(known: Json) -> Iterator[str]:
+    """Why it wasn't charged last, and whether it may open new sessions."""
+    if known["excuse"]:
+        yield f"Its last session wasn't charged: {known['excuse']['story']}."
+    if known["deferred_until"]:
+        left = _between(known["asked_at"], known["deferred_until"])
+        row = f", the {_ordinal(known['deferrals'])} time in a row" * (known["deferrals"] > 1)
+        yield f"Deferred: it may open no new session for {left} more{row}."
+
+
+def _ordinal(number: int) -> str:
+    last = 0 if 10 <= number % 100 <= 20 else number % 10
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
 
 
 def _evidence(each: Json) -> str:

@@ -38,6 +38,8 @@ def why(store: Store, config: Config, asked: Network, now: float) -> Json:
     "saved_at", and "limit" from which on the peer is blocked, for the deliveries to its credit
     ("trust"). "fades" tells when the score is as good as none. "evidence" has the costliest first,
     "sessions" those open at "seen_at". "blocks": how many verdicts count, and what the next is.
+    "excuse": why its last session that might have been charged wasn't; "deferred_until": up to when
+    it may open no new session, for the "deferrals"th time in a row; null when that is over.
     """
     size = config.peers.size
     entries = sorted(store.covering(asked, now), key=_decides_first)
@@ -52,6 +54,7 @@ def why(store: Store, config: Config, asked: Network, now: float) -> Json:
         "list": entries[0].list.value if entries else None,
         "expires_at": moment_or_none(entries[0].expires_at) if entries else None,
         **_score_json(row or PeerRow(peer, 0.0, now, now), config, now),
+        **_lenience_json(row.detail if row else {}, now),
         "saved_at": moment(row.at) if row else None,
         "seen_at": moment(row.seen_at) if row else None,
         "blocks": _blocks_json(store.history(peer), config, now),
@@ -82,6 +85,15 @@ def _score_json(row: PeerRow, config: Config, now: float) -> Json:
         "fades": None if gone_at is None else {"below": NEGLIGIBLE, "at": moment(gone_at)},
         "evidence": _evidence_json(detail.get("evidence", [])),
         "sessions": detail.get("sessions", {}),
+    }
+
+
+def _lenience_json(detail: Json, now: float) -> Json:
+    excuse, until = detail.get("excuse"), detail.get("deferred_until", 0.0)
+    return {
+        "excuse": excuse and {"kind": excuse, "story": story.excused(excuse)},
+        "deferred_until": moment(until) if until > now else None,
+        "deferrals": detail.get("deferrals", 0) if until > now else 0,
     }
 
 

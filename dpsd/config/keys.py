@@ -158,13 +158,22 @@ class Policy:
     trust_half_life: float = key(
         Duration(),
         "14d",
-        "Peers that delivered mail are borne with longer, up to seven times block_at. What they"
-        " have to their credit falls to half in this time.",
+        "Peers that delivered mail have credit for up to six mails: their limit is up to 3.8 times"
+        " block_at, and each useless session that is ended spends the credit of one mail. Credit"
+        " falls to half in this time.",
     )
 
 
 STATES = ("established", "fin_wait", "close_wait", "last_ack")
 """The states with proper times: keys of [proper_times], [stress] and their tables of ports."""
+
+
+RETIRED: Mapping[tuple[str, str], str] = {
+    ("stress", "established"): "open sessions are ended by what they make of their slots",
+    ("stress", "reap_after"): "open sessions are ended by what they make of their slots",
+    ("stress", "useful_rate"): "what a slot has to be worth follows the demand",
+}
+"""Keys of earlier versions, by section and name, and why they are no more: they are ignored."""
 
 
 def at_ports() -> Mapping[int, Mapping[str, float]]:
@@ -177,13 +186,15 @@ def at_ports() -> Mapping[int, Mapping[str, float]]:
 class ProperTimes:
     """How long a session may properly stay in a state while the server has slots to spare. Each
     second beyond costs its peer evidence.calm_cost. A protected port may have its own in a table
-    such as [proper_times.587]; what isn't in that is as for all.
+    such as [proper_times.587]; what isn't in that is as for all. While slots run short, an open
+    session is ended by what it makes of its slot, however long it may stay here.
     """
 
     established: float = key(
         Duration(high="1d"),
         "5m",
-        "Without progress in an open session. RFC 5321 (4.5.3.2) asks for 5 minutes.",
+        "How long it may be the peer's turn in an open session without progress. RFC 5321"
+        " (4.5.3.2) asks for 5 minutes.",
     )
     fin_wait: float = key(
         Duration(high="1d"), "110s", "FIN_WAIT: one side has closed, the other hasn't confirmed it."
@@ -199,9 +210,10 @@ class ProperTimes:
 
 @dataclass(frozen=True, slots=True)
 class Stress:
-    """The proper times when every slot is taken. They shrink to these step by step as slots run
-    short, and each second beyond costs more and more, up to one slot-second. These four may also
-    be set for one protected port, in a table such as [stress.587].
+    """When slots run short, and how long a session that is being closed may then stay in a state.
+    The proper times shrink to these step by step until every slot is taken, and each second beyond
+    costs more and more, up to one slot-second. The three times may also be set for one protected
+    port, in a table such as [stress.587].
     """
 
     at: float = key(
@@ -210,22 +222,12 @@ class Stress:
     until: float = key(
         Number(0, 1, "of the slots"),
         0.5,
-        "Then useless sessions are ended until only this share is taken.",
+        "Then the sessions that make least of their slots are ended, down to this share of the"
+        " slots.",
     )
-    established: float = key(Duration(high="1d"), "5s", "As in [proper_times].")
     fin_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
     close_wait: float = key(Duration(high="1d"), "3s", "As in [proper_times].")
     last_ack: float = key(Duration(high="1d"), "5s", "As in [proper_times].")
-    useful_rate: float = key(Number(1, 100_000, "bytes a second"), 64, "As in [evidence].")
-    reap_after: float = key(
-        Duration(high="1d"),
-        "2s",
-        "While slots run short, sessions that made no progress for longer are ended to make room,"
-        " those of the peers that hold most of them first. A peer's only session gets three times"
-        " as long, and peers that delivered mail up to seven times. But when very many peers that"
-        " hold few (a slot in 16) have useless sessions, all get half; and when a whole wave of"
-        " them had to be ended, for a while those get half that hold several.",
-    )
     at_ports: Mapping[int, Mapping[str, float]] = at_ports()
 
 
@@ -249,7 +251,8 @@ class Evidence:
         Number(1, 100_000, "bytes a second"),
         32,
         "A session that gets less than this from its peer makes no progress: its time without"
-        " progress goes on, only slower.",
+        " progress goes on, only slower. It is also the least that a session has to make of its"
+        " slot while slots run short; that rises with the demand.",
     )
     churn_rate: float = key(
         Number(0.1, 100_000, "sessions a second"),
@@ -263,7 +266,7 @@ class Evidence:
         Number(0, 1000, "slot-seconds"),
         0.5,
         "What each session costs that is beyond both, while slots run short or new sessions flood"
-        " in. It is less the less of both there is, and nothing at rest.",
+        " in. It is less the less of both there is.",
     )
     churn_flood: float = key(
         Number(0, 10_000, "sessions a second"),
@@ -282,12 +285,13 @@ class Evidence:
     abort_cost: float = key(
         Number(0, 1000, "slot-seconds"),
         2,
-        "What a session beyond these costs that the peer resets unused.",
+        "What a session beyond these costs that the peer resets unused, while slots run short or"
+        " new sessions flood in. It is less the less of both there is.",
     )
     empty_cost: float = key(
         Number(0, 1000, "slot-seconds"),
         1,
-        "What a session beyond these costs that is closed without any use.",
+        "The same for one that is closed without any use.",
     )
     empty_bytes: int = key(
         Integer(0, 1_000_000, "bytes"),
@@ -297,9 +301,9 @@ class Evidence:
     crowd_cost: float = key(
         Number(0, 1000, "slot-seconds"),
         35,
-        "What a session costs that had to be ended because slots ran short. Nothing if it had"
-        " delivered before; less while the server may owe it an answer, and if its peer holds few"
-        " others or has delivered mail.",
+        "What a session costs that was ended to make room, if its peer came back with it, or came"
+        " when slots ran short. Nothing if it had delivered mail, or the server may owe it a reply;"
+        " less if its peer holds few sessions and waited before it came back.",
     )
     delivered_bytes: int = key(
         Integer(1, 1_000_000, "bytes"),
@@ -345,8 +349,9 @@ class Enforce:
     end_sessions: bool = key(
         Flag(),
         True,
-        "Also end the open sessions of a peer that gets listed. Otherwise each keeps its slot until"
-        " the mail server gives up on it.",
+        "End sessions: those of a peer that gets listed, and to make room, where their peers then"
+        " wait some seconds before they may open new ones. Otherwise each keeps its slot until the"
+        " mail server gives up on it.",
     )
 
 

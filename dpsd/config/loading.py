@@ -1,5 +1,6 @@
 """From a TOML file to a Config: everything that is wrong with it is told at once."""
 
+import logging
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -8,12 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dpsd.config.keys import STATES, Config, Key
+from dpsd.config.keys import RETIRED, STATES, Config, Key
 from dpsd.config.kinds import format_duration, refuse_overlaps, written
 from dpsd.errors import ConfigError, NotPermitted
 from dpsd.paths import shipped
 
 DEFAULT_PATH = Path("/etc/dpsd/dpsd.toml")
+
+log = logging.getLogger("dpsd")
 
 Problem = tuple[str, str]  # the key as section.key, and the reason
 Table = Mapping[str, object]
@@ -113,7 +116,7 @@ def _read_section(
     at_ports = {name: table[name] for name in table if _PORT.fullmatch(name)}
     others = {name: value for name, value in table.items() if name not in at_ports}
     values = _read_keys(section, others, known, problems)
-    known = {state: known[state] for state in STATES}
+    known = {state: known[state] for state in STATES if state in known}
     values["at_ports"] = {
         int(port): _read_keys(f"{section}.{port}", inner, known, problems)
         for port, inner in at_ports.items()
@@ -129,6 +132,9 @@ def _read_keys(
         return {}
     values = {}
     for name, value in table.items():
+        if (instead := RETIRED.get((section.partition(".")[0], name))) is not None:
+            log.warning("%s.%s is ignored: %s", section, name, instead)
+            continue
         if name not in known:
             problems.append((f"{section}.{_bare(name)}", f"no such key{_nearest(name, [*known])}"))
             continue
@@ -170,7 +176,8 @@ def _contradictions(config: Config) -> Iterator[tuple[list[str], str]]:
         reason = f"{config.stress.until:g} must not be more than stress.at ({config.stress.at:g})"
         yield ["stress.until", "stress.at"], reason
     for state in STATES:
-        yield from _shorter(config, f"proper_times.{state}", f"stress.{state}")
+        if hasattr(config.stress, state):
+            yield from _shorter(config, f"proper_times.{state}", f"stress.{state}")
         yield from _shorter(config, f"forget.{state}", f"proper_times.{state}", equal=True)
     for port in sorted({*config.proper_times.at_ports, *config.stress.at_ports}):
         yield from _contradictions_at(config, port)
@@ -186,7 +193,8 @@ def _contradictions_at(config: Config, port: int) -> Iterator[tuple[list[str], s
         return
     for state in STATES:
         calm, tense = (_at(config, section, port, state) for section in ("proper_times", "stress"))
-        if (calm, tense) != (f"proper_times.{state}", f"stress.{state}"):
+        its_own = (calm, tense) != (f"proper_times.{state}", f"stress.{state}")
+        if its_own and hasattr(config.stress, state):
             yield from _shorter(config, calm, tense)
         if calm != f"proper_times.{state}":
             yield from _shorter(config, f"forget.{state}", calm, equal=True)

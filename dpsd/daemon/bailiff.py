@@ -9,11 +9,11 @@ from ipaddress import ip_network
 from math import inf
 
 from dpsd.config import format_duration
-from dpsd.core.engine import Engine, Verdict
+from dpsd.core.engine import Engine, Settled, Verdict
 from dpsd.core.events import Key
-from dpsd.core.knocks import Knocks
 from dpsd.core.lists import OPERATOR, SCORE, Change, Drop, Entry, ListName, Put
 from dpsd.core.peers import Network
+from dpsd.core.retries import Retries
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.endings import Endings
 from dpsd.daemon.guard import Guard
@@ -28,8 +28,9 @@ TOLD = 20  # changes of one moment that have a line each in the log
 
 
 class Bailiff:
-    """Knows whom the lists meet. verdicts: how many were carried out, by list; ends: whether
-    sessions are ended at all; black_for: seconds for which the score puts a peer on the black list.
+    """Knows whom the lists meet. verdicts: how many were carried out, by list; deferrals: how often
+    a peer was told to wait with new sessions; ends: whether sessions are ended at all; black_for:
+    seconds for which the score puts a peer on the black list.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Bailiff:
         clock: Clock, schedule: Schedule,
     ) -> None:  # fmt: skip
         self.verdicts = Counter[ListName]()
+        self.deferrals = 0
         self.ends = False
         self.black_for = inf
-        self._knocks = Knocks()  # of black peers
+        self._retries = Retries()  # of black peers
         self._engine = engine
         self._guard = guard
         self._endings = endings
@@ -69,9 +71,9 @@ class Bailiff:
         self._engine.lists.put(shorter)
         return shorter
 
-    def knocked(self, packets: Mapping[Network, int], now: float) -> None:
-        """Take how many packets of each black peer were dropped since it was put there."""
-        self._knocks.take(packets, self._engine.policy.knock_rate, now)
+    def retried(self, persistent: Mapping[Network, int], now: float) -> None:
+        """Take which listed peers went on sending, and how many of their packets were dropped."""
+        self._retries.take(persistent, now)
 
     def _renew(self, over: Iterable[Entry]) -> None:
         """Black peers whose time is over, and which never stopped: they stay for as long again."""
@@ -79,14 +81,14 @@ class Bailiff:
         entries = [
             replace(
                 entry,
-                reason=f"never stopped knocking: {packets} packets dropped",
+                reason=f"went on while it was listed: {packets} packets dropped",
                 created_at=now,
                 expires_at=now + self.black_for,
             )
             for entry in over
             if entry.list is ListName.BLACK
             and entry.source == SCORE
-            and (packets := self._knocks.by(entry.peer, now))
+            and (packets := self._retries.by(entry.peer, now))
             and engine.lists.decisive(entry.peer) is None
         ]
         if entries:
@@ -149,7 +151,25 @@ class Bailiff:
 
     def sweep(self) -> None:
         """End what listed peers have left from before."""
-        self._end_doomed(each.key for each in self._engine.sessions)
+        self._engine.search([ip_network("0.0.0.0/0"), ip_network("::/0")])
+
+    def make_room(self, settled: Settled) -> None:
+        """End sessions that made least of their slots, and let their peers wait with new ones."""
+        if settled.deferred and self.ends:
+            self._guard.defer(dict(settled.deferred))
+            self.deferrals += len(settled.deferred)
+        self._memory.note(settled.ended)
+        self.end(settled.ended)
+        if settled.ended:
+            log.info(
+                "ended %d sessions of least use: slots run short; %d peers may open no new one yet",
+                len(settled.ended), len(settled.deferred),
+            )  # fmt: skip
+        self.carry_out(settled.verdicts)
+
+    def end_listed(self, keys: Sequence[Key]) -> None:
+        """End those of these sessions whose peer's packets are dropped by now."""
+        self._end_doomed(keys)
 
     def end(self, keys: Sequence[Key]) -> None:
         """End these sessions, if sessions are ended at all."""

@@ -18,7 +18,7 @@ Keep = Callable[[bytes], None]
 LINGER = 0.003  # seconds that events are let gather after a batch that wasn't full
 AGAIN = 1.0  # seconds until a receive that failed is tried again
 PATIENCE = 10.0  # seconds for each part of a dump
-DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.2  # seconds between two dumps, at least
+DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.1  # seconds between two dumps, at least
 DUMP_SHARE, DUMP_SHARE_HURRY = 0.02, 0.2  # of a processor, at most
 
 

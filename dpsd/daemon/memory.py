@@ -1,10 +1,15 @@
 """The memory of peers: their scores go to the store, and come back with the next start."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
+from math import isfinite
+from typing import Any
 
 from dpsd.core.engine import Engine
+from dpsd.core.events import Key, State
+from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import Network
 from dpsd.core.scores import MOST, Peer
 from dpsd.daemon.clock import Clock
@@ -15,6 +20,7 @@ from dpsd.store import PeerRow, evidence_json, evidence_of
 log = logging.getLogger("dpsd")
 
 SAVED_A_FLUSH = 500  # peers' scores
+SESSIONS_TOLD = 1_000  # of a peer, by state
 WORTH_SAVING = 1.0  # slot-seconds
 
 
@@ -45,8 +51,8 @@ class Memory:
                 peer = engine.scores.restore(row.peer, row.score, past(row.at), evidence)
                 if row.detail.get("listed") and engine.lists.decisive(row.peer) is None:
                     engine.scores.clear(peer.key)  # it was released while no daemon ran
-                peer.trust = row.detail.get("trust", 0.0)
-                peer.trusted_at = past(trusted_at)
+                peer.credit = min(row.detail.get("trust", 0.0), CREDIT_MOST)
+                peer.credited_at = past(trusted_at)
 
     async def save(self) -> None:
         """Write the scores that changed lately, some of them if there are very many."""
@@ -59,6 +65,12 @@ class Memory:
         keys = [size.key(each.network_address.packed) for each in listed if size.is_peer(each)]
         changed.difference_update(keys)
         await self._write(keys)
+
+    def note(self, sessions: Iterable[Key]) -> None:
+        """These were ended to make room: `dpsd why` is to tell what that means for their peers."""
+        engine = self._engine
+        found = (engine.sessions.get(key) for key in sessions)
+        engine.scores.changed.update(each.peer.key for each in found if each is not None)
 
     async def _write(self, keys: Iterable[bytes]) -> None:
         rows = self._rows(keys)
@@ -83,7 +95,7 @@ class Memory:
     def _lasts(self) -> float:
         """Seconds after which neither a peer's score nor its trust matters any more."""
         policy = self._engine.policy
-        return max(10 * policy.half_life, 6 * policy.trust_half_life)
+        return max(10 * policy.half_life, 6 * policy.credit_half_life)
 
     def _rows(self, keys: Iterable[bytes]) -> list[PeerRow]:
         scores, now = self._engine.scores, self._clock.now()
@@ -91,17 +103,41 @@ class Memory:
             peer
             for key in keys
             if (peer := scores.get(key)) is not None
-            and (peer.listed or not peer.score or peer.score > WORTH_SAVING)
+            and (
+                peer.listed
+                or peer.credit
+                or not peer.score
+                or peer.score > WORTH_SAVING
+                or peer.deferred_until > now
+            )
         )
         peers = {peer.key: peer for peer in islice(worth, SAVED_A_FLUSH)}
-        states = self._engine.sessions.states_of(peers) if peers else {}
-        return [self._row(peer, states[key], now) for key, peer in peers.items()]
+        return [self._row(peer, _states(peer), now) for peer in peers.values()]
 
     def _row(self, peer: Peer, states: dict[str, int], now: float) -> PeerRow:
         evidence = [evidence_json(e, self._clock.to_wall) for e in peer.evidence.values()]
         network = self._engine.size.network_of_key(peer.key)
         at, seen = self._clock.to_wall(peer.at), self._clock.to_wall(now)
-        detail = {"evidence": evidence, "sessions": states, "trust": round(peer.trust, 3)}
-        detail["trusted_at"] = self._clock.to_wall(peer.trusted_at)
+        detail: dict[str, Any] = {"evidence": evidence, "sessions": states}
+        detail["trust"] = round(peer.credit, 3)
+        detail["trusted_at"] = self._clock.to_wall(peer.credited_at)
         detail["listed"] = peer.listed
+        detail.update(self._lenience(peer))
         return PeerRow(network, peer.score, at, seen, detail)
+
+    def _lenience(self, peer: Peer) -> dict[str, Any]:
+        """Why it wasn't charged last, and until when it may open no new session; if there is
+        anything to tell. The kernel has forgotten the latter after a start: it isn't taken up."""
+        told: dict[str, Any] = {}
+        if peer.excuse is not None:
+            told["excuse"] = peer.excuse.name.lower()
+        if isfinite(peer.deferred_until):
+            told["deferred_until"] = self._clock.to_wall(peer.deferred_until)
+            told["deferrals"] = peer.deferrals
+        return told
+
+
+def _states(peer: Peer) -> dict[str, int]:
+    """How many sessions a peer has in each state; of very many, as many as are looked at."""
+    some = islice(peer.sessions.values(), SESSIONS_TOLD)
+    return dict(Counter(State(session.state).name for session in some))

@@ -67,6 +67,11 @@ def _gauges(at: float, mode: str, status: Mapping[str, Any]) -> Iterator[Metric]
         "Sessions that keep one of the mail server's slots busy, as a share of the slots.",
         status["pressure"],
     )
+    yield GaugeMetricFamily(
+        "dpsd_slot_price_bytes_per_second",
+        "What a session has to say in each second of its own turn to keep its slot; 0 at rest.",
+        status["price"],
+    )
     yield _by("dpsd_sessions", "Sessions by state of conntrack's.", "state", sessions)
     yield GaugeMetricFamily("dpsd_peers", "Peers with something to remember.", status["peers"])
     yield _by("dpsd_list_entries", "Entries in force.", "list", status["lists"])
@@ -81,6 +86,10 @@ def _counters(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("events_skipped", "Messages of conntrack's that made no sense.", events["skipped"]),
         ("sessions_ended", "Sessions that the server lost: to make room, or their peer was listed.",
          status["ended"]),
+        ("deferrals", "How often a peer had to wait with new sessions for some seconds.",
+         status["deferred"]["times"]),
+        ("deferred_packets", "Packets of deferred peers dropped since the table was loaded.",
+         status["deferred"]["packets"]),
         ("table_repairs", "How often the nftables table was loaded again.", status["repairs"]),
         ("dropped_packets", "Packets of listed peers dropped since the table was loaded.",
          dropped["packets"]),

@@ -19,13 +19,15 @@ def snapshot(
     endings: Endings,
     listener: Listener | None,
     verdicts: Counter[ListName],
+    deferrals: int,
     slots: list[dict[str, Any]],
     accounting: bool,
 ) -> dict[str, Any]:
-    """How things stand now; verdicts: how many there were; slots: what slots() says; accounting:
-    whether conntrack counts bytes."""
+    """How things stand now; verdicts, deferrals: how many there were; slots: what slots() says;
+    accounting: whether conntrack counts bytes."""
     return {
         "pressure": round(engine.pressure, 3),
+        "price": round(engine.price, 1),
         "slots": slots,
         "blind": engine.blind,
         "accounting": accounting,
@@ -46,6 +48,7 @@ def snapshot(
         "ended_already": endings.gone,
         "not_ended": endings.not_ended.total(),
         "not_ended_why": {why.value: number for why, number in endings.not_ended.items()},
+        "deferred": {"times": deferrals, "packets": guard.deferred.packets},
         "dropped": guard.dropped._asdict(),
         "server_leaks": {state: round(s) for state, s in engine.leaks.items()},
         "repairs": guard.repairs,

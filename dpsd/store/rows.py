@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dpsd.core.evidence import Evidence, Kind
 from dpsd.core.lists import Entry, ListName
-from dpsd.core.scores import Evidence, Kind
 from dpsd.store.records import Action, PeerRow, Record, Recorded, network
 
 Row = Any  # of SQLAlchemy: a column is an attribute

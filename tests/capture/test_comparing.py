@@ -50,7 +50,7 @@ def test_a_stricter_policy_lists_earlier() -> None:
 def test_whom_only_one_lists() -> None:
     strict = scenes.config("holder")
     spare = parse(
-        'protect.slots = 10\nstress.established = "1s"\npolicy.block_at = 20\n'
+        'policy.block_at = 20\nevidence.calm_cost = 1\nproper_times.established = "1s"\n'
         'lists.white = ["10.99.128.1"]'
     )
     found = compare(strict, spare, HOLDER)

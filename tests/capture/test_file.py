@@ -116,7 +116,7 @@ def test_what_the_host_ended_is_no_abort(tmp_path: Path, monkeypatch: pytest.Mon
         by_peer.close()
         by_host.close()
 
-    monkeypatch.setitem(scenes.SCENES, "honest", (scene, 13.0))  # until the reset is forgotten
+    monkeypatch.setitem(scenes.SCENES, "honest", (scene, 20.0))  # until a dump finds it over
     path = tmp_path / "ended.pcap"
     scenes.take("honest", path)
     config = scenes.config("honest")

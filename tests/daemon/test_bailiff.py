@@ -25,10 +25,9 @@ def test_who_knocks_stays_black_for_as_long_again() -> None:
     )
     clock: Any = SimpleNamespace(now=lambda: NOW)
     nothing: Any = None
-    bailiff = Bailiff(engine, guard, keeper, nothing, clock, nothing)
+    bailiff = Bailiff(engine, guard, nothing, keeper, nothing, clock, nothing)
     bailiff.black_for = 86_400.0
-    bailiff.knocked({PEER: 0, QUIET: 0}, NOW - 40)
-    bailiff.knocked({PEER: 4000, QUIET: 1}, NOW - 10)
+    bailiff.retried({PEER: 4000}, NOW - 10)
     over = [Entry(ListName.BLACK, peer, "", "score", NOW - 9, NOW) for peer in (PEER, QUIET)]
     bailiff.expire(over)
     assert put == [Put(ListName.BLACK, PEER, NOW + 86_400)]

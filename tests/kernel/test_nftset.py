@@ -461,7 +461,7 @@ def test_a_full_set_defers_no_more_and_stops_nobody_else(
 ) -> None:
     assert namespace
     small = shipped("etc/dpsd.nft").read_text().replace(
-        "set defer4 { type ipv4_addr; size 65536;", "set defer4 { type ipv4_addr; size 2;"
+        "set defer4 { typeof ip saddr; size 65536;", "set defer4 { typeof ip saddr; size 2;"
     )  # fmt: skip
     monkeypatch.setattr("dpsd.kernel.nftset.ruleset._shipped_ruleset", lambda: small)
     with loaded() as kernel:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from dpsd.errors import KernelError, NotPermitted
-from dpsd.kernel import sockdiag
 from dpsd.kernel.ending import rule
 from dpsd.kernel.ending.ender import Ender
 from dpsd.kernel.ending.entries import Entries
 from dpsd.kernel.ending.outcome import ENDED, Fate, Outcome, Why
 from dpsd.kernel.nftset import Watch
+from dpsd.kernel.sockdiag import wire
 from tests.kernel.behind import (
     PEER,
     SERVER,
@@ -170,15 +170,15 @@ def test_one_that_the_kernel_refuses_costs_no_other(
     behind: Behind, ender: Ender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions = [on_host(behind, 4)() for _ in range(3)]
-    ask = sockdiag._ask
+    ask = wire.answers
 
-    def odd(diag: socket.socket, requests: Sequence[bytes]) -> list[Any]:
-        answers = list(ask(diag, requests))
+    def odd(diag: socket.socket, requests: Sequence[bytes], read: Any) -> list[Any]:
+        answers = list(ask(diag, requests, read))
         if answers == [0, 0, 0]:  # to the orders
             answers[1] = errno.EINVAL
         return answers
 
-    monkeypatch.setattr(sockdiag, "_ask", odd)
+    monkeypatch.setattr(wire, "answers", odd)
     outcomes = end(ender, sessions)
     assert fates(outcomes) == [Fate.ENDED, Fate.NOT_ENDED, Fate.ENDED]
     assert outcomes[1] == Outcome(Fate.NOT_ENDED, Why.REFUSED, "Invalid argument")
@@ -191,15 +191,15 @@ def test_the_kernel_answers_no_more(
 ) -> None:
     """In the second batch of 64: what was ended in the first one is told as ended."""
     sessions = [on_host(behind, 4)() for _ in range(70)]
-    ask, asked = sockdiag._ask, list[int]()
+    ask, asked = wire.answers, list[int]()
 
-    def failing(diag: socket.socket, requests: Sequence[bytes]) -> list[Any]:
+    def failing(diag: socket.socket, requests: Sequence[bytes], read: Any) -> list[Any]:
         asked.append(len(requests))
         if len(asked) > 2 + number:
             raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
-        return list(ask(diag, requests))
+        return list(ask(diag, requests, read))
 
-    monkeypatch.setattr(sockdiag, "_ask", failing)
+    monkeypatch.setattr(wire, "answers", failing)
     assert fates(end(ender, sessions)) == [Fate.ENDED] * 64 + [Fate.NOT_ENDED] * 6
 
 
@@ -249,7 +249,7 @@ def test_the_watch_of_the_table_hears_nothing_of_it(behind: Behind, ender: Ender
         heard = poll()
         heard.register(watch.fileno(), POLLIN)
         assert not heard.poll(0)
-        run("nft add table inet another")
+        run("nft add table inet dpsd")
         assert heard.poll(5000)
     finally:
         watch.close()

@@ -4,8 +4,8 @@ conntrack doesn't, and SOCK_DESTROY, which ends live sessions.
 All of it may be called from any thread: each call opens a netlink socket of its own.
 """
 
-from dpsd.kernel.sockdiag.ending import end_sessions, probe
+from dpsd.kernel.sockdiag.ending import destroy, probe
 from dpsd.kernel.sockdiag.wire import Session
-from dpsd.kernel.sockdiag.words import Sockets, ask, look
+from dpsd.kernel.sockdiag.words import ask, half_closed
 
-__all__ = ["Session", "Sockets", "ask", "end_sessions", "look", "probe"]
+__all__ = ["Session", "ask", "destroy", "half_closed", "probe"]

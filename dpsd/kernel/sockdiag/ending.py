@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from struct import Struct
 
+from dpsd.errors import DpsdError
 from dpsd.kernel.sockdiag import wire
 from dpsd.kernel.sockdiag.wire import Session
 
@@ -45,19 +46,24 @@ class _Socket:
         return self.inode != 0 or self.state in _UNACCEPTED
 
 
-def end_sessions(sessions: Iterable[tuple[bytes, int, bytes, int]]) -> int:
+def destroy(sessions: Iterable[tuple[bytes, int, bytes, int]]) -> list[int]:
     """End these sessions (Session or plain tuples): the peer gets a reset, the server an error.
 
-    Returns how many there were to end: those that are over, or end at a server behind this host,
-    aren't counted. IPv4 sessions of dual-stack sockets are found by their IPv4 addresses. Raises
-    NotPermitted without CAP_NET_ADMIN, KernelError if the kernel can't.
+    One errno each, in order: 0 it was ended; ENOENT no socket of this network namespace has it;
+    ESTALE its socket is over already (closed by the server, or in TIME_WAIT) and holds no slot; any
+    other: why the kernel wouldn't. IPv4 sessions of dual-stack sockets are found by their IPv4
+    addresses. Raises KernelError if there is no socket to ask the kernel by.
     """
     wanted = [Session(*session) for session in sessions]
+    outcomes: list[int] = []
     with wire.opened() as diag:
-        return sum(
-            _end(diag, wanted[start : start + _AT_A_TIME])
-            for start in range(0, len(wanted), _AT_A_TIME)
-        )
+        for start in range(0, len(wanted), _AT_A_TIME):
+            try:
+                outcomes += _destroy(diag, wanted[start : start + _AT_A_TIME])
+            except OSError as failure:  # its answers can't be told apart any more
+                outcomes += [failure.errno or errno.EIO] * (len(wanted) - len(outcomes))
+                break
+    return outcomes
 
 
 def probe() -> None:
@@ -80,20 +86,37 @@ def probe() -> None:
         raise wire.refused(outcome if isinstance(outcome, int) else errno.EPROTO)
 
 
-def _end(diag: socket.socket, sessions: list[Session]) -> int:
+def _destroy(diag: socket.socket, sessions: list[Session]) -> list[int]:
     questions = [wire.request(wire.SOCK_DIAG_BY_FAMILY, session) for session in sessions]
-    orders = [
-        wire.request(wire.SOCK_DESTROY, session, cookie=found.cookie)
-        for session, found in zip(sessions, wire.answers(diag, questions, _socket), strict=True)
-        if isinstance(found, _Socket) and found.endable()
-    ]
-    outcomes = wire.answers(diag, orders, _socket)
-    for outcome in outcomes:
-        if outcome == errno.EOPNOTSUPP:
-            probe()  # raises if it's the kernel; before Linux 6.5 also a session just in TIME_WAIT
-        elif outcome != 0 and outcome not in _GONE:
-            raise wire.refused(outcome if isinstance(outcome, int) else errno.EPROTO)
-    return outcomes.count(0)
+    found = wire.answers(diag, questions, _socket)
+    orders = {
+        index: wire.request(wire.SOCK_DESTROY, session, cookie=each.cookie)
+        for index, (session, each) in enumerate(zip(sessions, found, strict=True))
+        if isinstance(each, _Socket) and each.endable()
+    }
+    done = dict(zip(orders, wire.answers(diag, [*orders.values()], _socket), strict=True))
+    return [_outcome(each, done.get(index)) for index, each in enumerate(found)]
+
+
+def _outcome(found: int | _Socket, done: int | _Socket | None) -> int:
+    """The errno of one session: what was found for it, and what became of the order to end it."""
+    if isinstance(found, int):
+        return found
+    if done is None:
+        return errno.ENOENT if found.state == wire.LISTEN else errno.ESTALE
+    if done == errno.EOPNOTSUPP and _can_end():
+        return errno.ESTALE  # before Linux 6.5: it has just got to TIME_WAIT
+    if isinstance(done, _Socket):
+        return errno.EPROTO
+    return errno.ESTALE if done in _GONE else done
+
+
+def _can_end() -> bool:
+    try:
+        probe()
+    except DpsdError:
+        return False
+    return True
 
 
 def _socket(datagram: bytes, start: int, _: int) -> _Socket:

@@ -5,7 +5,6 @@ import socket
 from collections.abc import Iterable
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple
 
 from dpsd.core.events import Word
 from dpsd.kernel.ctnetlink import ATTRIBUTE
@@ -27,14 +26,6 @@ _LEAST = Struct("=" + _TCP_INFO).size
 _USUALLY_AT = _ATTRIBUTES_AT + 36  # behind the attributes that come unasked
 
 
-class Sockets(NamedTuple):
-    """half_closed: sessions that this host has closed and the peer hasn't (FIN_WAIT2). words: what
-    the socket of each tells that is open."""
-
-    half_closed: list[Session]
-    words: dict[Session, Word]
-
-
 def ask(sessions: Iterable[Session]) -> dict[Session, Word]:
     """What the sockets of these sessions tell, of those that are ESTABLISHED on this host.
 
@@ -54,25 +45,18 @@ def ask(sessions: Iterable[Session]) -> dict[Session, Word]:
     }
 
 
-def look(ports: Iterable[int], words: bool) -> Sockets:
-    """What this host's sockets tell of the sessions to these ports.
+def half_closed(ports: Iterable[int]) -> list[Session]:
+    """The sessions to these ports that this host has closed and the peer hasn't (FIN_WAIT2).
 
-    words: whether to ask for that, too. Raises KernelError if the kernel can't tell.
+    Raises KernelError if the kernel can't tell.
     """
-    wanted, found = frozenset(port.to_bytes(2) for port in ports), Sockets([], {})
-    states = 1 << wire.FIN_WAIT2 | (1 << wire.ESTABLISHED if words else 0)
-    read = _Reader()
+    wanted, found = frozenset(port.to_bytes(2) for port in ports), list[Session]()
     with wire.opened() as diag:
         # Of all ports at once: for each dump the kernel walks through all of its sockets.
         for family in (socket.AF_INET, socket.AF_INET6):
-            for data, start, end in wire.dump(diag, family, states, _WITH_INFO if words else 0):
-                if data[start + _PORT_AT : start + _PORT_AT + 2] not in wanted:
-                    continue
-                session = _session(family, *_ENDS.unpack_from(data, start))
-                if data[start + _STATE_AT] == wire.FIN_WAIT2:
-                    found.half_closed.append(session)
-                elif (word := read.word(data, start, end)) is not None:
-                    found.words[session] = word
+            for data, start, _ in wire.dump(diag, family, 1 << wire.FIN_WAIT2, 0):
+                if data[start + _PORT_AT : start + _PORT_AT + 2] in wanted:
+                    found.append(_session(family, *_ENDS.unpack_from(data, start)))
     return found
 
 
