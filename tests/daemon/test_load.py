@@ -114,7 +114,8 @@ def test_a_full_set_takes_what_lasts_longest(make: Make, host: MailHost, nft: Nf
         said = daemon.cli("allow", f"10.99.188.{1 + len(how)}", *how, check=True)
         assert "stored" not in said.stderr
     assert host.reached("10.99.188.1")
-    assert host.drops("10.99.188.3")
+    assert not nft.holds("white4", "10.99.188.3"), daemon.log.read_text(encoding="utf-8")
+    assert host.drops("10.99.188.3"), daemon.log.read_text(encoding="utf-8")
     daemon.cli("block", "10.99.189.2", "--for", "1h", check=True)  # and so it goes on
     assert nft.holds("block4", "10.99.189.2")
 

@@ -18,6 +18,7 @@ from tests.lab.dpsd import Dpsd
 from tests.lab.net import GATEWAY4, GATEWAY6, MAIL4, SILENT4, source4
 
 HOLDERS = [f"10.99.160.{i}" for i in range(1, 9)] + [f"2001:db8:a16{i}::1" for i in range(5, 9)]
+SESSIONS = 120  # that they hold together
 CHURNER, RESETTER, VANISHER = "10.99.161.1", "10.99.161.2", source4(SILENT4, 7)
 WHITE, HONEST, HONEST6 = "10.99.162.1", "10.99.162.2", "2001:db8:a162::1"
 FORGED = [source4(SILENT4, number) for number in range(100, 140)]
@@ -107,7 +108,7 @@ def _attack(host: MailHost, storm: Storm) -> None:
     forging = threading.Thread(target=_forge, args=(host,))
     forging.start()
     for address in HOLDERS:
-        storm.held[address] = [host.session(address) for _ in range(10)]
+        storm.held[address] = [host.session(address) for _ in range(SESSIONS // len(HOLDERS))]
     for _ in range(40):
         _vanish(host)
     for attack in (_churn, _reset):
@@ -124,23 +125,23 @@ def _attack(host: MailHost, storm: Storm) -> None:
         for address, attack in ((VANISHER, _vanish), (CHURNER, _churn), (RESETTER, _reset)):
             if address not in storm.seconds:
                 attack(host)
-        for address in HOLDERS:
-            if address not in storm.seconds:
-                _hold_again(host, storm.held[address], address)
+        left = [address for address in HOLDERS if address not in storm.seconds]
+        for address in left:  # whoever is left takes what the others had to give up
+            _hold_again(host, storm.held[address], address, SESSIONS // len(left))
         return len(storm.seconds) == len(guilty)
 
     eventually(all_listed, 40)
     forging.join()
 
 
-def _hold_again(host: MailHost, held: list[socket.socket], address: str) -> None:
+def _hold_again(host: MailHost, held: list[socket.socket], address: str, sessions: int) -> None:
     """Whoever was ended comes back for more, as soon as its packets pass."""
-    for number, client in enumerate(held):
-        if ended(client, 0):
-            if host.drops(address):
-                return
-            with contextlib.suppress(OSError):
-                held[number] = host.session(address)
+    places = [number for number, client in enumerate(held) if ended(client, 0)]
+    for number in (*places, *range(len(held), sessions)):
+        if host.drops(address):
+            return
+        with contextlib.suppress(OSError, AssertionError):  # ended and deferred just now
+            held[number : number + 1] = [host.session(address)]
 
 
 def _churn(host: MailHost) -> bool:
