@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from dpsd.core.dumps import Scope
 from dpsd.core.events import State
 from dpsd.core.numbers import DEMAND, DOUBLING, GRACE, IDLE, REPLY_FACTOR, REPLY_SLACK, SPARED
 from dpsd.core.policy import Policy, Pool
-from dpsd.core.sessions import Scope, Session
+from dpsd.core.session import Session
 from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, UNFINISHED
 
 MOST = 1_000  # sessions that are ended together: to end them takes the kernel some 50 ms

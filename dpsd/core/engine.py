@@ -18,6 +18,7 @@ from math import inf
 from typing import NamedTuple
 
 from dpsd.core.auction import Auction
+from dpsd.core.dumps import EVERYTHING, Scope
 from dpsd.core.events import EndpointsOf, Event, Key, State, Word
 from dpsd.core.evidence import Excuse
 from dpsd.core.halfclosed import HalfClosed
@@ -29,16 +30,8 @@ from dpsd.core.policy import Policy
 from dpsd.core.pressure import Stress
 from dpsd.core.retries import Retries
 from dpsd.core.scores import Peer, Scores
-from dpsd.core.sessions import (
-    ESTABLISHED,
-    EVERYTHING,
-    LOOKED,
-    OPENED,
-    Noted,
-    Scope,
-    Session,
-    Sessions,
-)
+from dpsd.core.session import ESTABLISHED, LOOKED, OPENED, Noted, Session
+from dpsd.core.sessions import Sessions
 from dpsd.core.story import span, verdict
 from dpsd.core.turn import DOUBT, GREETING
 
@@ -170,7 +163,7 @@ class Engine:
         """
         self.unseen = set(scopes)
         self._half_closed.skip()
-        self.sessions.skip_idle()
+        self.sessions.dumps.skip()
         if self.unseen != self._scopes:
             self._scopes = set(self.unseen)
             self.sessions.leave(self.unseen)
@@ -183,16 +176,16 @@ class Engine:
             self.lost, self.unseen = sessions.losses, None
             self.scores.forget_time_waits()  # their ends may have been lost
             self.judge.ended.clear()
-        if sessions.swept:
-            if self.unseen is not None and EVERYTHING in sessions.swept:
+        if swept := sessions.dumps.swept:
+            if self.unseen is not None and EVERYTHING in swept:
                 self.unseen.clear()
             elif self.unseen is not None:
-                self.unseen.difference_update(sessions.swept)
-            sessions.swept.clear()
-        if sessions.begun:
+                self.unseen.difference_update(swept)
+            swept.clear()
+        if begun := sessions.dumps.begun:
             for auction in self._auctions.values():
-                auction.begin_look(sessions.begun)
-            sessions.begun.clear()
+                auction.begin_look(begun)
+            begun.clear()
         if self.stress:
             self._bid(notes, now)
         return self._judge(notes, now)

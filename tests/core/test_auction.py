@@ -23,7 +23,7 @@ from dpsd.core.numbers import (
 )
 from dpsd.core.policy import Pool
 from dpsd.core.scores import Peer
-from dpsd.core.sessions import Session
+from dpsd.core.session import Session
 from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, SERVER, UNFINISHED, Progress, Turn
 from tests.core.transcript import PLAIN, SIZE, Stage, peers
 

@@ -602,7 +602,7 @@ def check(engine: Engine, now: float) -> None:
     doomed = sum(session.doomed for session in open_ if session.state == State.ESTABLISHED)
     assert sessions.going(frozenset()) == doomed
     assert everywhere == sum(sessions.occupying(frozenset({port})) for port in (25, 587))
-    assert sum(sessions.by_state().values()) == len(open_) + sessions.half_open
+    assert sum(sessions.by_state().values()) == len(open_) + sessions.dumps.half_open
     for session in open_:
         assert session.state in {3, 4, 5, 6}
         assert session.since <= now

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from dpsd.core.dumps import Scope
 from dpsd.core.engine import Engine, Verdict
 from dpsd.core.events import Event, Key, State, Word
-from dpsd.core.sessions import Scope
 
 if TYPE_CHECKING:
     from tests.day.session import Session
