@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from dpsd.core.dumps import Scope
-from dpsd.core.engine import Engine, Verdict
+from dpsd.core.engine import Engine
 from dpsd.core.events import Event, Key, State, Word
+from dpsd.core.sentences import Verdict
 
 if TYPE_CHECKING:
     from tests.day.session import Session
