@@ -16,6 +16,7 @@ Bids are taken as looks at the table come in, so a tick costs what is ended, not
 
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+from math import inf
 from typing import NamedTuple
 
 from dpsd.core.dumps import Scope
@@ -29,6 +30,8 @@ MOST = 1_000  # sessions that are ended together: to end them takes the kernel s
 TRIES = 4 * MOST  # bids that are looked at for that
 HIGHEST = 1e6  # bytes a second: no session is worth more
 LOOK = 0.3  # seconds until the next look
+
+RETURNED = 1e6  # goes before any wait
 
 Spared = Callable[[Session], bool]
 
@@ -108,7 +111,8 @@ class Auction:
         if progress.turn == GREETING:
             return
         if progress.turn == DOUBT:
-            self._push(self._doubts, (now - progress.since) / max(1, session.peer.open), session)
+            waited = (now - progress.since) / max(1, session.peer.open)
+            self._push(self._doubts, waited - RETURNED * _is_back(session), session)
         elif progress.turn == PEER or progress.own_by(now) + LOOK >= self.grace(session).seconds:
             if self._has_returned(session):
                 self._returned.append(session)
@@ -194,3 +198,10 @@ class Auction:
             if not (session.doomed or session.state != State.ESTABLISHED or is_spared(session)):
                 found.append(session)
         return found
+
+
+def _is_back(session: Session) -> bool:
+    """Whether a session was opened after one of no use of its peer was ended, which never delivered
+    mail."""
+    peer = session.peer
+    return peer.deferrals > 0 and session.since > peer.ended_at and peer.mailed_at == -inf

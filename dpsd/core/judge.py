@@ -116,7 +116,8 @@ class Judge:
         others have their replies."""
         peer, server = session.peer, self._sessions.server
         returned = session.since > peer.returned_since and peer.open > self._policy.few
-        return returned and server.latency(progress.asked).newest[-1] > progress.since
+        asked = progress.said - progress.begun
+        return returned and server.passed_over(asked, progress.opened, progress.since, 1)
 
     def crowded(
         self, session: Session, own: float, demand: float, guilty: Guilty, now: float

@@ -128,6 +128,7 @@ class Room:
         progress = session.progress
         if session.peer.deferred_until > now and (progress is None or progress.turn == GREETING):
             return 0.0
+        in_doubt = progress is not None and progress.turn == DOUBT
         if words is not None:
             word = words.get(session.key)
             if word is None and progress is not None and progress.exact:  # its socket is gone
@@ -137,7 +138,7 @@ class Room:
                     return None
                 progress = self._sessions.told(session, word, now)
         if progress is not None and progress.turn == DOUBT:
-            return now - progress.since
+            return now - progress.since if in_doubt else None  # first it bids as such
         return self._auction_of(session).overdue(session, now)
 
     def _auction_of(self, session: Session) -> Auction:

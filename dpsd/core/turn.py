@@ -12,7 +12,7 @@ socket tells, when it is asked, who spoke last.
 | SERVER     | the peer spoke last, and a reply is due                        | no              |
 | BOTH       | both spoke since the last look                                 | when it is over |
 | DOUBT      | the reply is late: a slow server, or the peer hasn't finished  | no              |
-| UNFINISHED | others that asked later have theirs: the peer hasn't finished  | yes, all of it  |
+| UNFINISHED | others that came later have theirs: the peer hasn't finished   | yes, all of it  |
 """
 
 from enum import IntEnum
@@ -46,29 +46,29 @@ _SPOKEN = {(True, False): SERVER, (False, True): PEER, (True, True): BOTH}
 class Progress:
     """What looks told of one open session; times are the engine's, bytes are without headers.
 
-    since: when the turn began; at: the last look. said, answered: bytes of both sides; asked: of
-    the peer's since the last reply. own: seconds of the peer's own turns, and useful: bytes it
-    said, both fading with own time; spent: seconds of the present turn among them. idle: seconds of
-    its own for which it said nothing, or too little (evidence.useful_rate). mails: how many it
-    delivered, guessed: whether that was counted last though more may be to come; goes_on: whether
-    it went on before it was answered, so that no reply can be due yet; turns: replies that it got;
-    replies: packets of the server. rtt: seconds to the peer and back, 0 while unknown; unreached:
-    whether the peer hasn't got the server's last words yet; exact: whether the server's socket
-    told; forgotten_at: when the kernel will forget the session if it stays silent (without
-    counters).
+    opened, since: when the session and when the turn began; at: the last look. said, answered:
+    bytes of both sides; asked: of the peer's since the last reply. own: seconds of the peer's own
+    turns, and useful: bytes it said, both fading with own time; spent: seconds of the present turn
+    among them. idle: seconds of its own for which it said nothing, or too little
+    (evidence.useful_rate). mails: how many it delivered, guessed: whether that was counted last
+    though more may be to come; goes_on: whether it went on before it was answered, so that no reply
+    can be due yet; turns: replies that it got; replies: packets of the server. rtt: seconds to the
+    peer and back, 0 while unknown; unreached: whether the peer hasn't got the server's last words
+    yet; exact: whether the server's socket told; forgotten_at: when the kernel will forget the
+    session if it stays silent (without counters).
     """
 
     __slots__ = (
-        *("answered", "asked", "at", "exact", "forgotten_at", "goes_on", "guessed", "idle"),
-        *("mails", "own", "replies", "rtt"),
+        *("answered", "asked", "at", "begun", "exact", "forgotten_at", "goes_on", "guessed"),
+        *("idle", "mails", "opened", "own", "replies", "rtt"),
         *("said", "since", "spent", "turn", "turns", "unreached", "useful"),
     )
 
     def __init__(self, since: float, greets: bool) -> None:
         """since: when the handshake was proven; greets: whether the server speaks first."""
         self.turn = GREETING if greets else PEER
-        self.since = self.at = since
-        self.said = self.answered = self.asked = 0
+        self.since = self.at = self.opened = since
+        self.said = self.answered = self.asked = self.begun = 0
         self.own = self.useful = self.spent = self.idle = self.rtt = 0.0
         self.mails = self.turns = self.replies = 0
         self.exact = self.guessed = self.goes_on = self.unreached = False
@@ -133,8 +133,12 @@ class Progress:
             server.talk.took(0.0, now)  # and a mail within one look, after its commands
             server.latency(self.asked + spoke).took(0.0, now)
         delivered = is_mail(self.asked + spoke, heard, server.mail_bytes)
-        if delivered and not self.guessed:
-            self.mails += 1
+        # The last of what it said in this look may have come after the reply: say half of it.
+        words = self.said + (spoke if delivered else spoke // 2) - self.begun
+        server.answered(words, self.opened, now if spoke else self.since)
+        if delivered:
+            self.begun = self.said + spoke
+            self.mails += not self.guessed
         self.guessed = delivered and spoke > 0
         self.answered += heard
         self.asked = 0
@@ -159,7 +163,7 @@ class Progress:
         if self.turn == BOTH:  # then the reply came before the last look
             self.turn = PEER
             self._own(max(0.0, waited - self.rtt))
-        elif latency.passed_over(self.since):
+        elif server.passed_over(self.said - self.begun, self.opened, self.since):
             self.turn = UNFINISHED
             self._own(waited)
         else:
