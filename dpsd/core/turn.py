@@ -19,7 +19,7 @@ from enum import IntEnum
 
 from dpsd.core.events import Word
 from dpsd.core.latency import Server
-from dpsd.core.numbers import FADE
+from dpsd.core.numbers import FADE, REPLY_SLACK
 from dpsd.core.payload import CERTIFICATES, HANDSHAKE, is_mail
 
 ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
@@ -127,15 +127,21 @@ class Progress:
         self.turn, self.since, self.spent = _SPOKEN[spoke > 0, heard > 0], now, 0.0
 
     def _heard(self, heard: int, spoke: int, server: Server, now: float) -> None:
+        delivered, words = (
+            is_mail(self.asked + spoke, heard, server.mail_bytes),
+            self.said - self.begun,
+        )
         if not spoke and self.turn in (SERVER, DOUBT, UNFINISHED):
             server.latency(self.asked).took(now - self.since, now)
+            server.answered(words, self.opened, self.since)
         elif spoke and self.turn != GREETING:  # it has only now finished what it had begun
-            server.talk.took(0.0, now)  # and a mail within one look, after its commands
-            server.latency(self.asked + spoke).took(0.0, now)
-        delivered = is_mail(self.asked + spoke, heard, server.mail_bytes)
-        # The last of what it said in this look may have come after the reply: say half of it.
-        words = self.said + (spoke if delivered else spoke // 2) - self.begun
-        server.answered(words, self.opened, now if spoke else self.since)
+            server.talk.took(0.0, now)
+            if delivered and server.mail.seconds < REPLY_SLACK:  # a mail within one look
+                server.mail.took(0.0, now)
+                words += spoke
+            else:  # what it said last may have come after the reply
+                words = min(words + spoke // 2, server.mail_bytes - 1)
+            server.answered(words, self.opened, now)
         if delivered:
             self.begun = self.said + spoke
             self.mails += not self.guessed

@@ -116,6 +116,19 @@ def test_mails_and_commands_are_not_compared() -> None:
     assert mail.turn == UNFINISHED
 
 
+def test_a_mail_within_one_look_tells_of_mails_only_where_they_are_answered_as_fast() -> None:
+    """In a look in which both spoke the server may still owe that mail its reply."""
+    for seconds, told in ((0.0, True), (8.0, False)):
+        server = Server()
+        server.mail.seconds = seconds
+        for n in range(OTHERS):
+            other = Progress(10.0 + n, True)
+            other.look(0, GREETED, server, 10.1 + n)
+            other.look(5000, 300, server, 10.4 + n)
+        assert server.passed_over(3000, 9.0, 9.5) is told, seconds
+        assert server.passed_over(500, 9.0, 9.5)
+
+
 def test_who_goes_on_unanswered_had_not_finished() -> None:
     """A byte now and then: the clock stood still for nothing, and is set right."""
     dripping = [(float(at), HELO + at, GREETED) for at in range(2, 30)]
