@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
-from dpsd.core.dumps import EVERYTHING, Scope
+from dpsd.core.dumps import Scope
 from dpsd.core.events import EndpointsOf, Event, Key, State, Word
 from dpsd.core.halfclosed import HalfClosed
 from dpsd.core.judge import Guilty, Judge
@@ -95,7 +95,7 @@ class Engine:
         self._stress.apply(policy)
         server = self.sessions.server
         server.mail_bytes, server.useful_rate = policy.delivered_bytes, policy.useful_rate
-        self.sessions.shortest = policy.proper_times(1.0)
+        self.sessions.set_shortest(policy.proper_times(1.0))
         self._set_times()
 
     def _set_times(self) -> None:
@@ -155,9 +155,7 @@ class Engine:
             self.scores.forget_time_waits()  # their ends may have been lost
             self.judge.ended.clear()
         if swept := sessions.dumps.swept:
-            if self.unseen is not None and EVERYTHING in swept:
-                self.unseen.clear()
-            elif self.unseen is not None:
+            if self.unseen is not None:
                 self.unseen.difference_update(swept)
             swept.clear()
         if begun := sessions.dumps.begun:

@@ -10,6 +10,7 @@ from itertools import islice
 
 from dpsd.core.events import Key
 from dpsd.core.lists import ListName, Lists
+from dpsd.core.networks import Networks
 from dpsd.core.peers import Network
 from dpsd.core.scores import Scores
 from dpsd.core.session import Session
@@ -31,13 +32,13 @@ class Owners:
         self._scores = scores
         self._sessions = sessions
         self._wide: list[Network] = []  # prefixes whose sessions are to be looked for
-        self._searching: list[Network] = []  # and those for which that goes on
+        self._searching = Networks[bool]()  # and those for which that goes on
         self._searched: Iterator[Session] = iter(())
 
     def is_spared(self, session: Session) -> bool:
         """Whether a session is never ended: a white address's, or an immune one's."""
-        address = ip_network(self._sessions.endpoints(session.key).peer)
-        return self._is_white(session.key) or self.immune(address)
+        address = self._sessions.endpoints(session.key).peer
+        return self._lists.holds(ListName.WHITE, address) or self.immune(ip_network(address))
 
     def sessions_of(self, network: Network) -> list[Key]:
         """The open sessions from a peer, but for those of addresses that are white. Those of a
@@ -60,10 +61,14 @@ class Owners:
         """Some more of those that are looked for, in one pass for the prefixes of a moment."""
         some = list(islice(self._searched, SLICE))
         if not some and self._wide:
-            self._searching, self._wide = self._wide, []
+            self._searching = Networks()
+            for network in self._wide:
+                self._searching.put(network, True)
+            self._wide.clear()
             self._searched = iter([*self._sessions])
             some = list(islice(self._searched, SLICE))
-        keys = [s.key for s in some if any(self._is_in(s.key, each) for each in self._searching)]
+        holds, endpoints = self._searching.holds, self._sessions.endpoints
+        keys = [session.key for session in some if holds(endpoints(session.key).peer)]
         return [key for key in keys if not self._is_white(key)]
 
     def _is_in(self, key: Key, network: Network) -> bool:
@@ -74,5 +79,4 @@ class Owners:
         return int.from_bytes(address) >> shift == int(network.network_address) >> shift
 
     def _is_white(self, key: Key) -> bool:
-        address = ip_network(self._sessions.endpoints(key).peer)
-        return self._lists.covering(ListName.WHITE, address) is not None
+        return self._lists.holds(ListName.WHITE, self._sessions.endpoints(key).peer)

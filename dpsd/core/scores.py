@@ -231,8 +231,9 @@ class Scores:
         if not some:
             self._round = iter(list(self._peers.values()))
             some = list(islice(self._round, SLICE))
-        kept = [peer for peer in some if self._matters(peer, now)]
-        gone = [peer for peer in some if not self._matters(peer, now)]
+        kept, gone = list[Peer](), list[Peer]()
+        for peer in some:
+            (kept if self._matters(peer, now) else gone).append(peer)
         if len(self._peers) - len(gone) > MOST:
             idle = [peer for peer in kept if not (peer.sessions or peer.listed)]
             idle.sort(key=lambda peer: self.score(peer, now) + self.credit(peer, now))

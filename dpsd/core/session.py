@@ -1,6 +1,7 @@
 """Session: one connection to a protected port, and what may be noted about it."""
 
 from enum import IntEnum
+from math import inf
 
 from dpsd.core.events import Key, Measure, State
 from dpsd.core.scores import Peer
@@ -30,12 +31,12 @@ class Session:
     charged: slot-seconds that its overstays cost its peer, and until when; credited: mails that its
     peer has credit for; doomed: whether it is
     being ended; lost: whether the server seems to know nothing of it; round: the last dump that had
-    it.
+    it; due: when it is looked at again, while it is being closed.
     """
 
     __slots__ = (
-        *("charged", "charged_at", "closer", "credited", "doomed", "key", "lost", "peer", "port"),
-        *("progress", "round", "since", "state"),
+        *("charged", "charged_at", "closer", "credited", "doomed", "due", "key", "lost", "peer"),
+        *("port", "progress", "round", "since", "state"),
     )
 
     def __init__(self, key: Key, peer: Peer, port: int, state: int, now: float) -> None:
@@ -49,6 +50,7 @@ class Session:
         self.charged = 0.0
         self.doomed = self.lost = False
         self.round = self.credited = 0
+        self.due = inf
 
     def blames_peer(self) -> bool:
         """Whether it is the peer that has to act next.

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from dpsd import assembly
 from dpsd.config import Config, load, needs_restart
-from dpsd.core.events import BEGIN, END, Endpoints, Event, Key, Word
+from dpsd.core.events import Endpoints, Event, Key, Word
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.lists import ListName, Lists
 from dpsd.core.peers import Network
@@ -415,8 +415,9 @@ class Daemon:
             await self._keeper.agree(self._white())
             raise
         # From here on nothing fails: it is taken as a whole.
-        ports, old_ports = config.protect.ports, self._config.protect.ports
-        moved = config.protect.addresses != self._config.protect.addresses
+        ports = config.protect.ports
+        before = self._config.protect
+        moved = config.protect.addresses != before.addresses
         self._use(config)
         _set_level(config)
         self._mail.take(config, said)
@@ -424,10 +425,8 @@ class Daemon:
         engine.apply(assembly.policy(config, said))
         engine.sessions.protects = assembly.protects(config, self._host)
         engine.sessions.established_for = config.forget.established
-        if (moved or ports != old_ports) and self._listener is not None:
+        if (moved or ports != before.ports) and self._listener is not None:
             self._listener.watch(ports)
-            for port in set(old_ports) - set(ports):  # no events will tell how those sessions end
-                self._take([(BEGIN, None, 0, 0, port, 0), (END, None, 0, 0, 0, 0)])
             engine.look(assembly.scopes(config))
             self._listener.dump()
         self._swept = False

@@ -81,8 +81,8 @@ def lines(call: Callable[[], Any]) -> int:
 def engine(**rules: Any) -> Engine:
     rules = {"block_at": 1e9, "pools": (Pool(frozenset(), 10**6),), **rules}
     made = Engine(replace(PLAIN, **rules), SIZE, Lists(), endpoints, lambda *_: True)
-    made.look([(0, 0)])
-    made.feed([(BEGIN, None, 0, 0, 0, 0), (END, None, 0, 0, 0, 0)], 0.0)
+    made.look([(25, 4), (25, 6)])
+    made.feed([*dump([], 4), *dump([], 6)], 0.0)
     return made
 
 
@@ -97,9 +97,9 @@ def closing(keys: Iterable[Key]) -> list[Event]:
 GREETED = Measure(1200, 3, 164, 3, 164 + 60)
 
 
-def dump(keys: Iterable[Key]) -> list[Event]:
+def dump(keys: Iterable[Key], version: int = 4) -> list[Event]:
     entries = ((ENTRY, key, ASSURED, State.ESTABLISHED, (0, 0), GREETED) for key in keys)
-    return [(BEGIN, None, 0, 0, 0, 0), *entries, (END, None, 0, 0, 0, 0)]
+    return [(BEGIN, None, 0, 0, 25, version), *entries, (END, None, 0, 0, 0, 0)]
 
 
 @EITHER

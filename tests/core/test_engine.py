@@ -489,7 +489,7 @@ def test_ports_that_arent_protected_any_more_are_left_alone() -> None:
     """)
     stage.scopes = ((25, 4), (25, 6))
     stage.engine.look(stage.scopes)
-    assert stage.states == {"ESTABLISHED": 1}
+    assert stage.until(1).states == {"ESTABLISHED": 1}
     assert (stage.open(A), stage.open(B)) == (0, 1)
     stage._dump()
     assert stage.until(2000).evidence(A) == {}
