@@ -50,8 +50,8 @@ from dpsd.core.session import (
 from dpsd.core.turn import GREETING, Progress
 
 IMPLICIT_TLS = frozenset((465,))  # ports on which the peer speaks first (RFC 8314)
-SLICE = 2_000  # sessions that are looked through at a tick for those that dumps didn't have
-OVERSTAYS = 400  # sessions that are looked at together, whether they overstay: some 4 ms
+SLICE = 1_000  # sessions that are looked through at a tick for those that dumps didn't have
+OVERSTAYS = 200  # sessions that are looked at together, whether they overstay: some 2 ms
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
 
