@@ -7,7 +7,7 @@ Nothing here looks at all sessions at once: who overstays is known by deadlines,
 have is found a slice at a time.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from math import inf
@@ -39,8 +39,13 @@ from dpsd.core.session import (
     CLOSING,
     ESTABLISHED,
     GONE,
+    LAST_ACK,
     LOOKED,
+    NOBODY,
     OPENED,
+    PEER,
+    RESET,
+    SERVER,
     SYN_RECV,
     Note,
     Noted,
@@ -54,6 +59,17 @@ SLICE = 1_000  # sessions that are looked through at a tick for those that dumps
 OVERSTAYS = 200  # sessions that are looked at together, whether they overstay: some 2 ms
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
+
+
+class Port:
+    """Sessions to one port. established: those that nobody has begun to close; keeping: that keep a
+    slot or wait for one, which are all but those that the server has closed, or never knew; going:
+    that are being ended."""
+
+    __slots__ = ("established", "going", "keeping")
+
+    def __init__(self) -> None:
+        self.established = self.going = self.keeping = 0
 
 
 class Sessions:
@@ -72,10 +88,8 @@ class Sessions:
         self.server = Server()
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
         self.dumps = Dumps()
-        self.counts: Counter[int] = Counter()
-        self._keeping: Counter[int] = Counter()  # those that keep a slot or wait for one, by port
-        self._going: Counter[int] = Counter()  # those that are being ended, by port
-        self._established: Counter[int] = Counter()  # by port
+        self.counts: dict[int, int] = defaultdict(int)  # by state
+        self._ports: dict[int, Port] = defaultdict(Port)
         self.losses = 0  # how often events were lost
         self.tells_looks = False  # whether each look at an open session is noted
         self.endpoints = endpoints
@@ -112,22 +126,21 @@ class Sessions:
         return {State.SYN_RECV.name: half_open, **states} if half_open else states
 
     def occupying(self, ports: frozenset[int]) -> int:
-        """How many sessions to these ports keep a slot, or wait for one: all but those that the
-        server has closed, and those that its queue lost."""
-        return sum(n for port, n in self._keeping.items() if not ports or port in ports)
+        """How many sessions to these ports keep a slot, or wait for one."""
+        return sum(at.keeping for port, at in self._ports.items() if not ports or port in ports)
 
     def going(self, ports: frozenset[int]) -> int:
         """How many of them are being ended."""
-        return sum(n for port, n in self._going.items() if not ports or port in ports)
+        return sum(at.going for port, at in self._ports.items() if not ports or port in ports)
 
     def doom(self, session: Session, doomed: bool) -> None:
         """An open session is being ended, or it isn't any more."""
-        self._going[session.port] += doomed - session.doomed
+        self._ports[session.port].going += doomed - session.doomed
         session.doomed = doomed
 
     def open_ports(self) -> list[int]:
         """The ports with sessions that nobody has begun to close."""
-        return [port for port, n in self._established.items() if n > 0]
+        return [port for port, at in self._ports.items() if at.established > 0]
 
     def closing(self) -> int:
         """How many sessions are in FIN_WAIT, CLOSE_WAIT or LAST_ACK."""
@@ -214,8 +227,9 @@ class Sessions:
         session = Session(key, peer, port, ESTABLISHED, now)
         self._open[key] = peer.sessions[key] = session
         self.counts[ESTABLISHED] += 1
-        self._established[port] += 1
-        self._keeping[port] += 1
+        at = self._ports[port]
+        at.established += 1
+        at.keeping += 1
         notes.append((note, session, None))
         return session
 
@@ -223,42 +237,45 @@ class Sessions:
         self, session: Session, state: int, flags: int, server_flags: int, now: float,
         notes: list[Noted],
     ) -> None:  # fmt: skip
-        was, kept = session.state, session.leaks()
+        was, at = session.state, self._ports[session.port]
         session.state, session.since = state, now
         self.counts[was] -= 1
         self.counts[state] += 1
         if was == ESTABLISHED:
-            self._established[session.port] -= 1
-            kept = not session.lost
+            at.established -= 1
         if state in CLOSING:
-            session.closer = session.closer or _closer(flags, server_flags)
-            self._keeping[session.port] += session.leaks() - kept
+            if session.closer is NOBODY:
+                session.closer = _closer(flags, server_flags)
+            self._keep(session, session.closer is PEER and state != LAST_ACK)
             times = self._soonest
-            at = now + (times[session.port] if session.port in times else times[0])
-            if at < session.due:
-                self._deadlines.put(session, at)
+            due = now + (times[session.port] if session.port in times else times[0])
+            if due < session.due:
+                self._deadlines.put(session, due)
         elif state == ESTABLISHED:
-            self._established[session.port] += 1
-            session.lost = False
-            self._keeping[session.port] += 1 - kept
+            at.established += 1
+            self._keep(session, True)
         else:
-            self._keeping[session.port] -= kept
             if was == ESTABLISHED and state == CLOSE:
-                notes.append((Note.RESET, session, None))
+                notes.append((RESET, session, None))
             self._over(session, notes)
+
+    def _keep(self, session: Session, keeps: bool) -> None:
+        """An open session keeps its slot, or it doesn't."""
+        if keeps != session.keeps:
+            session.keeps = keeps
+            self._ports[session.port].keeping += 1 if keeps else -1
 
     def _finish(self, session: Session, notes: list[Noted]) -> None:
         """The session is over in the state that it has."""
         if session.state == ESTABLISHED:
-            self._established[session.port] -= 1
-            self._keeping[session.port] -= not session.lost
-        else:
-            self._keeping[session.port] -= session.leaks()
+            self._ports[session.port].established -= 1
         self._over(session, notes)
 
     def _over(self, session: Session, notes: list[Noted]) -> None:
         del self._open[session.key]
-        self._going[session.port] -= session.doomed
+        at = self._ports[session.port]
+        at.keeping -= session.keeps
+        at.going -= session.doomed
         session.peer.sessions.pop(session.key, None)
         self._deadlines.drop(session)
         self.counts[session.state] -= 1
@@ -324,7 +341,10 @@ class Sessions:
             reply = answered(measure, version)
             spoken, replies = said(measure, version), measure.reply_packets or 0
             progress.look(spoken, reply, self.server, now, replies)
-            self._is_lost(session, now - session.since > QUEUED_FOR and progress.turn == GREETING)
+            # When its queue is full the server drops the handshake's last packet, which the peer
+            # and conntrack saw: it knows nothing of such a session.
+            lost = progress.turn == GREETING and now - session.since > QUEUED_FOR
+            self._keep(session, not lost)
         elif measure.remaining is not None:
             progress.kept(measure.remaining, self.established_for, now)
         stay, proper = self.stay(session, now)
@@ -336,13 +356,6 @@ class Sessions:
 
     def _progress(self, session: Session) -> Progress:
         return Progress(session.since, session.port not in IMPLICIT_TLS)
-
-    def _is_lost(self, session: Session, lost: bool) -> None:
-        """The server may know nothing of an open session: when its queue is full it drops the
-        handshake's last packet, which the peer and conntrack saw."""
-        if lost != session.lost:
-            session.lost = lost
-            self._keeping[session.port] += -1 if lost else 1
 
     def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
         """Whatever the table no longer has is over."""
@@ -388,5 +401,5 @@ class Sessions:
 
 def _closer(flags: int, server_flags: int) -> Side:
     if flags & CLOSE_INIT:
-        return Side.PEER
-    return Side.SERVER if server_flags & CLOSE_INIT else Side.NONE
+        return PEER
+    return SERVER if server_flags & CLOSE_INIT else NOBODY

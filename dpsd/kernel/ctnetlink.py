@@ -312,7 +312,7 @@ def endpoints(key: bytes) -> Endpoints:
     """What a session's key says. Raises ValueError for bytes that are no key."""
     if len(key) not in _TUPLES:
         raise ValueError(f"{len(key)} bytes are no connection's addresses and ports")
-    return Endpoints(*_TUPLES[len(key)].unpack(key))
+    return tuple.__new__(Endpoints, _TUPLES[len(key)].unpack(key))
 
 
 def key_of(ends: Endpoints) -> bytes:

@@ -595,7 +595,7 @@ def check(engine: Engine, now: float) -> None:
     sessions = engine.sessions
     open_ = list(sessions)
     assert len(sessions) == len(open_)
-    assert +sessions.counts == Counter(session.state for session in open_)
+    assert +Counter(sessions.counts) == Counter(session.state for session in open_)
     assert all(number >= 0 for number in sessions.counts.values())
     everywhere = sessions.occupying(frozenset())
     assert 0 <= everywhere <= len(open_)
