@@ -10,6 +10,7 @@ from math import inf
 from dpsd.core.session import Session
 
 Scope = tuple[int, int]  # of a dump: port and IP version
+EVERYTHING: Scope = (0, 0)  # of dumps in captures from before there was a filter
 
 
 class Dumps:
@@ -25,7 +26,7 @@ class Dumps:
         self.begun: list[Scope] = []
         self.swept: list[Scope] = []
         self.judged = inf
-        self._scope: Scope = (0, 0)
+        self._scope = EVERYTHING
         self._began = 0.0
         self._losses = 0  # those before the dump that runs
         self._half_open: dict[Scope, int] = {}  # as the last dump of each scope had them
@@ -63,5 +64,6 @@ class Dumps:
 
     def lack(self, session: Session, version: int) -> bool:
         """Whether a complete dump should have had this session, and didn't."""
-        round_, began = self._complete.get((session.port, version), (0, 0.0))
-        return session.round < round_ and session.since < began
+        complete = self._complete
+        last = complete.get((session.port, version)) or complete.get(EVERYTHING)
+        return last is not None and session.round < last[0] and session.since < last[1]

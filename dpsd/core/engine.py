@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
-from dpsd.core.dumps import Scope
+from dpsd.core.dumps import EVERYTHING, Scope
 from dpsd.core.events import EndpointsOf, Event, Key, State, Word
 from dpsd.core.halfclosed import HalfClosed
 from dpsd.core.judge import Guilty, Judge
@@ -155,7 +155,9 @@ class Engine:
             self.scores.forget_time_waits()  # their ends may have been lost
             self.judge.ended.clear()
         if swept := sessions.dumps.swept:
-            if self.unseen is not None:
+            if self.unseen is not None and EVERYTHING in swept:
+                self.unseen.clear()
+            elif self.unseen is not None:
                 self.unseen.difference_update(swept)
             swept.clear()
         if begun := sessions.dumps.begun:

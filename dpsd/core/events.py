@@ -8,7 +8,7 @@ a second and a class would cost more than what is done with it:
 | UPDATE  | a key  | new        | TCP flags of the peer           | of the server         |
 | ENTRY   | a key  | at present | (flags of peer, of server)      | Measure               |
 | DESTROY | a key  | last       | None                            | Measure               |
-| BEGIN   | None   | 0          | port that is asked for          | IP version (4 or 6)   |
+| BEGIN   | None   | 0          | port that is asked for (0: all) | IP version (0: both)  |
 | END     | None   | 0          | errno (0: complete)             | 0                     |
 | LOST    | None   | 0          | 0                               | 0                     |
 
