@@ -36,11 +36,20 @@ class Owners:
         self._searching = Networks[bool]()  # and those for which that goes on
         self._searched: Iterator[Session] = iter(())
         self._rest: list[Iterator[Key]] = []  # further sessions of listed peers
+        self._spared: dict[bytes, bool] = {}  # addresses, as they were found lately
 
     def is_spared(self, session: Session) -> bool:
         """Whether a session is never ended: a white address's, or an immune one's."""
         address = self._sessions.endpoints(session.key).peer
-        return self._lists.holds(ListName.WHITE, address) or self.immune(ip_network(address))
+        spared = self._spared.get(address)
+        if spared is None:
+            white = self._lists.holds(ListName.WHITE, address)
+            spared = self._spared[address] = white or self.immune(ip_network(address))
+        return spared
+
+    def look_again(self) -> None:
+        """Who is spared may have changed."""
+        self._spared.clear()
 
     def sessions_of(self, network: Network, most: int = TOGETHER) -> list[Key]:
         """The open sessions from a peer, but for those of addresses that are white. Those beyond

@@ -66,6 +66,7 @@ class Room:
 
     def doom(self, now: float) -> list[Key]:
         """Who should leave."""
+        self._owners.look_again()
         unwelcome, self._unwelcome = self._unwelcome, []
         spares, sessions = self._owners.is_spared, self._sessions
         doomed = [s for s in unwelcome if s.state == ESTABLISHED and not spares(s)]
@@ -91,6 +92,7 @@ class Room:
 
         words: what the sockets say; None: there are none to be asked here.
         """
+        self._owners.look_again()
         scores, ended = self._judge.scores, list[Key]()
         deferred: dict[bytes, float] = {}
         barred: dict[bytes, Peer] = {}
