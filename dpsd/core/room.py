@@ -24,7 +24,7 @@ from dpsd.core.session import ESTABLISHED, LOOKED, OPENED, Noted, Session
 from dpsd.core.sessions import Sessions
 from dpsd.core.turn import DOUBT, GREETING
 
-WAITING = 1_000  # sessions of deferred peers that are looked at together: some 3 ms
+WAITING = 2_000  # sessions of deferred peers that are looked at together: some 3 ms
 
 
 class Room:
