@@ -59,6 +59,7 @@ class Lists:
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._entries: dict[ListName, dict[Network, Entry]] = {name: {} for name in ListName}
+        self._elements: dict[Element, float | None] = {}
         self._networks = {name: Networks[Entry]() for name in ListName}
         self._expiries: list[tuple[float, int, Entry]] = []
         self._serial = 0
@@ -70,6 +71,7 @@ class Lists:
         for name in ListName:
             self._entries[name].clear()
             self._networks[name] = Networks()
+        self._elements.clear()
         self._expiries.clear()
         for entry in entries:
             self.put(entry)
@@ -96,6 +98,7 @@ class Lists:
     def put(self, entry: Entry) -> Put:
         """Add an entry or replace the one for the same network; the change for the kernel."""
         self._entries[entry.list][entry.peer] = entry
+        self._elements[entry.list, entry.peer] = entry.expires_at
         self._networks[entry.list].put(entry.peer, entry)
         if entry.expires_at is not None:
             self._serial += 1  # so that the heap never compares entries
@@ -106,6 +109,7 @@ class Lists:
         """Remove the entry for exactly this network; None if there is none."""
         if self._entries[name].pop(peer, None) is None:
             return None
+        del self._elements[name, peer]
         self._networks[name].drop(peer)
         return Drop(name, peer)
 
@@ -137,4 +141,4 @@ class Lists:
 
     def elements(self) -> dict[Element, float | None]:
         """What has to be in the kernel, with the instants of expiry."""
-        return {(entry.list, entry.peer): entry.expires_at for entry in self}
+        return self._elements.copy()
