@@ -143,7 +143,7 @@ class Daemon:
         gc.freeze()
         # What ended makes no cycles. Only what is new is searched for them: the whole, with
         # 100,000 sessions, takes 30 ms.
-        gc.set_threshold(5_000, 1, 1_000_000_000)
+        gc.set_threshold(3_000, 1, 1_000_000_000)
 
     async def _end(self) -> None:
         self._schedule.stop()

@@ -258,7 +258,7 @@ def measured(case: Callable[[int], Scene], number: int, rounds: int) -> dict[str
 def rows(rounds: int = ROUNDS) -> Iterator[Row]:
     """Of each case and kind of call the worst: the median of some rounds, and the most of them."""
     thresholds = gc.get_threshold()
-    gc.set_threshold(5_000, 1, 1_000_000_000)  # as the daemon has it
+    gc.set_threshold(3_000, 1, 1_000_000_000)  # as the daemon has it
     yield "The worst call with 1,000, 10,000 and 100,000", "", ""
     for name, case in CASES.items():
         found = [measured(case, number, rounds) for number in NUMBERS]
