@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 from dpsd import mta
 from dpsd.config import Config
-from dpsd.config.keys import STATES, ProperTimes, Stress
+from dpsd.config.rules import STATES, ProperTimes, Stress
 from dpsd.core import given
 from dpsd.core.dumps import Scope
 from dpsd.core.engine import Engine

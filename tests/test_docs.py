@@ -12,8 +12,8 @@ import typer.main
 from dpsd import reference
 from dpsd.cli.app import app
 from dpsd.config import Config
-from dpsd.config.keys import RETIRED
 from dpsd.config.loading import SECTIONS, keys_of, parse
+from dpsd.config.rules import RETIRED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,14 +1,13 @@
 """Every section and key of dpsd.toml: its kind, default, meaning, and whether a restart is needed.
 
-This is the one place: validation, etc/dpsd.toml and docs/configuration.md all come from here. A
-section's docstring is its explanation to the administrator. Durations are in seconds and sizes in
-bytes once read.
+Validation, etc/dpsd.toml and docs/configuration.md all come from here; the sections that verdicts
+come from are in rules.py. A section's docstring is its explanation to the administrator. Durations
+are in seconds and sizes in bytes once read.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
+from dpsd.config.key import key
 from dpsd.config.kinds import (
     Address,
     Choice,
@@ -16,10 +15,8 @@ from dpsd.config.kinds import (
     Flag,
     Folder,
     Integer,
-    Kind,
     ListOf,
     Local,
-    Number,
     OrAuto,
     Peer,
     Prefix,
@@ -27,31 +24,8 @@ from dpsd.config.kinds import (
     SqliteUrl,
     parse_local,
 )
+from dpsd.config.rules import Evidence, Policy, ProperTimes, Stress
 from dpsd.core.peers import Network, PeerSize
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What is said about one key."""
-
-    kind: Kind[object]
-    default: object  # as written in TOML
-    doc: str
-    restart: bool = False  # whether a change takes effect only when the daemon is restarted
-
-    def terms(self) -> str:
-        """What may be written, and whether a reload is enough: a sentence."""
-        terms = self.kind.describe() + ("; a change needs a restart" if self.restart else "")
-        return f"{terms[0].upper()}{terms[1:]}."
-
-
-def key(kind: Kind[T], default: object, doc: str, *, restart: bool = False) -> T:
-    """A dataclass field that carries its Key; the default is given as it is written in TOML."""
-    about = Key(kind, default, doc, restart)
-    value: T = field(default=kind.read(default), metadata={"key": about})
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,213 +93,6 @@ class Store:
         Duration("1h"),
         "90d",
         "How long it is remembered who was listed, why and by whom. Entries in force stay.",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """When a peer is blocked, and for how long. A peer's score is in slot-seconds: for how long it
-    kept one of the server's slots busy to no purpose.
-    """
-
-    block_at: float = key(
-        Number(1, 1_000_000, "slot-seconds"), 60, "The score at which a peer is blocked."
-    )
-    block_for: float = key(
-        Duration(),
-        "10m",
-        "How long the first block lasts; each further one lasts twice as long as the one before."
-        " Also what `dpsd block` takes when it is given no duration.",
-    )
-    block_max: float = key(Duration(), "7d", "The longest that a block by the score lasts.")
-    black_after: int = key(
-        Integer(0, 1000, "blocks"),
-        5,
-        "So many blocks within black_within put the peer on the black list. 0: nobody is put there"
-        " by the score.",
-    )
-    black_for: float = key(
-        Duration("1d"),
-        "365d",
-        "How long the black list keeps a peer that the score put there. Who still sends to the mail"
-        " ports when that is over stays for as long again. What an operator puts there stays"
-        " for good.",
-    )
-    black_within: float = key(Duration(), "30d", "For how long a block counts towards black_after.")
-    half_life: float = key(
-        Duration(), "5m", "A score without new evidence falls to half of it in this time."
-    )
-    trust_half_life: float = key(
-        Duration(),
-        "14d",
-        "Peers that delivered mail have credit for up to six mails: their limit is up to 3.8 times"
-        " block_at, and each useless session that is ended spends the credit of one mail. Credit"
-        " falls to half in this time.",
-    )
-
-
-STATES = ("established", "fin_wait", "close_wait", "last_ack")
-"""The states with proper times: keys of [proper_times], [stress] and their tables of ports."""
-
-
-RETIRED: Mapping[tuple[str, str], str] = {
-    ("stress", "established"): "open sessions are ended by what they make of their slots",
-    ("stress", "reap_after"): "open sessions are ended by what they make of their slots",
-    ("stress", "useful_rate"): "what a slot has to be worth follows the demand",
-}
-"""Keys of earlier versions, by section and name, and why they are no more: they are ignored."""
-
-
-def at_ports() -> Mapping[int, Mapping[str, float]]:
-    """A field for tables like [proper_times.587]: what each has of STATES, by port."""
-    made: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    return made
-
-
-@dataclass(frozen=True, slots=True)
-class ProperTimes:
-    """How long a session may properly stay in a state while the server has slots to spare. Each
-    second beyond costs its peer evidence.calm_cost. A protected port may have its own in a table
-    such as [proper_times.587]; what isn't in that is as for all. While slots run short, an open
-    session is ended by what it makes of its slot, however long it may stay here.
-    """
-
-    established: float = key(
-        Duration(high="1d"),
-        "5m",
-        "How long it may be the peer's turn in an open session without progress. RFC 5321"
-        " (4.5.3.2) asks for 5 minutes.",
-    )
-    fin_wait: float = key(
-        Duration(high="1d"), "110s", "FIN_WAIT: one side has closed, the other hasn't confirmed it."
-    )
-    close_wait: float = key(
-        Duration(high="1d"), "110s", "CLOSE_WAIT: the other side has confirmed it, but not closed."
-    )
-    last_ack: float = key(
-        Duration(high="1d"), "50s", "LAST_ACK: both have closed, the last confirmation is missing."
-    )
-    at_ports: Mapping[int, Mapping[str, float]] = at_ports()
-
-
-@dataclass(frozen=True, slots=True)
-class Stress:
-    """When slots run short, and how long a session that is being closed may then stay in a state.
-    The proper times shrink to these step by step until every slot is taken, and each second beyond
-    costs more and more, up to one slot-second. The three times may also be set for one protected
-    port, in a table such as [stress.587].
-    """
-
-    at: float = key(
-        Number(0.1, 1, "of the slots"), 0.8, "Slots run short from where this share is taken."
-    )
-    until: float = key(
-        Number(0, 1, "of the slots"),
-        0.5,
-        "Then the sessions that make least of their slots are ended, down to this share of the"
-        " slots.",
-    )
-    fin_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
-    close_wait: float = key(Duration(high="1d"), "3s", "As in [proper_times].")
-    last_ack: float = key(Duration(high="1d"), "5s", "As in [proper_times].")
-    at_ports: Mapping[int, Mapping[str, float]] = at_ports()
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What the doings of a peer cost. A cost of 0 leaves that kind of evidence out."""
-
-    calm_cost: float = key(
-        Number(0, 1, "slot-seconds a second"),
-        0.25,
-        "What a second beyond the proper time costs while there are slots to spare. It rises to 1"
-        " as they run out. Of a session that is being closed, its square: that keeps no slot.",
-    )
-    overstay_most: float = key(
-        Number(0, 1000, "slot-seconds"),
-        20,
-        "The most that the overstays of one session cost: a peer whose network fails with a few"
-        " open sessions is no attacker.",
-    )
-    useful_rate: float = key(
-        Number(1, 100_000, "bytes a second"),
-        32,
-        "A session that gets less than this from its peer makes no progress: its time without"
-        " progress goes on, only slower. It is also the least that a session has to make of its"
-        " slot while slots run short; that rises with the demand.",
-    )
-    churn_rate: float = key(
-        Number(0.1, 100_000, "sessions a second"),
-        10,
-        "How fast a peer may open sessions in the long run.",
-    )
-    churn_burst: int = key(
-        Integer(1, 1_000_000, "sessions"), 100, "How many it may open at once beyond that."
-    )
-    churn_cost: float = key(
-        Number(0, 1000, "slot-seconds"),
-        0.5,
-        "What each session costs that is beyond both, while slots run short or new sessions flood"
-        " in. It is less the less of both there is.",
-    )
-    churn_flood: float = key(
-        Number(0, 10_000, "sessions a second"),
-        1.5,
-        "So many new sessions for each slot, from everybody together, are a flood."
-        " 0: churn costs the same at any time.",
-    )
-    idle_rate: float = key(
-        Number(0, 100_000, "sessions a second"),
-        1,
-        "How often a peer may come for nothing, free of cost: a monitoring probe does.",
-    )
-    idle_burst: int = key(
-        Integer(0, 1_000_000, "sessions"), 30, "How many of these may come at once beyond that."
-    )
-    abort_cost: float = key(
-        Number(0, 1000, "slot-seconds"),
-        2,
-        "What a session beyond these costs that the peer resets unused, while slots run short or"
-        " new sessions flood in. It is less the less of both there is.",
-    )
-    empty_cost: float = key(
-        Number(0, 1000, "slot-seconds"),
-        1,
-        "The same for one that is closed without any use.",
-    )
-    empty_bytes: int = key(
-        Integer(0, 1_000_000, "bytes"),
-        64,
-        "A closed session was of no use if the peer sent no more than this, headers not counted.",
-    )
-    crowd_cost: float = key(
-        Number(0, 1000, "slot-seconds"),
-        35,
-        "What a session costs that was ended to make room, if its peer came back with it, or came"
-        " when slots ran short. Nothing if it had delivered mail, or the server may owe it a reply;"
-        " less if its peer holds few sessions and waited before it came back.",
-    )
-    delivered_bytes: int = key(
-        Integer(1, 1_000_000, "bytes"),
-        1000,
-        "A session delivered something if its peer sent at least this much, headers not counted;"
-        " in TLS, as the length of the server's answers shows, 1,000 more, for the handshake.",
-    )
-    knock_rate: float = key(
-        Number(0.1, 100_000, "packets a second"),
-        5,
-        "A blocked peer that still sends more than this when its block ends is blocked at once"
-        " again, for twice as long.",
-    )
-    time_wait_allowance: int = key(
-        Integer(0, 1_000_000, "sessions"),
-        500,
-        "How many of a peer's sessions may be in TIME_WAIT at a time.",
-    )
-    time_wait_cost: float = key(
-        Number(0, 1000, "slot-seconds"),
-        0.01,
-        "What each session costs that enters TIME_WAIT beyond the allowance.",
     )
 
 

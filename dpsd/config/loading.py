@@ -9,8 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dpsd.config.keys import RETIRED, STATES, Config, Key
+from dpsd.config.key import Key
+from dpsd.config.keys import Config
 from dpsd.config.kinds import format_duration, refuse_overlaps, written
+from dpsd.config.rules import RETIRED, STATES
 from dpsd.errors import ConfigError, NotPermitted
 from dpsd.paths import shipped
 

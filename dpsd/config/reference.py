@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 
 from dpsd.config import manual
-from dpsd.config.keys import Key
+from dpsd.config.key import Key
 from dpsd.config.kinds import written
 from dpsd.config.loading import SECTIONS, keys_of
 from dpsd.paths import shipped

@@ -9,24 +9,24 @@ from math import inf
 
 from dpsd.core.session import Session
 
-Scope = tuple[int, int]  # of a dump: port and IP version, 0 for all
-EVERYTHING: Scope = (0, 0)
+Scope = tuple[int, int]  # of a dump: port and IP version
+EVERYTHING: Scope = (0, 0)  # of dumps in captures from before there was a filter
 
 
 class Dumps:
     """How the last dumps went.
 
-    scope, round: of the dump that runs or was the last; begun: dumps that began, swept: those that
-    were complete; whoever reads these two clears them. judged: up to when idle sessions of the
+    round: of the dump that runs or was the last; begun: scopes of dumps that began, swept: of those
+    that were complete; whoever reads these two clears them. judged: up to when idle sessions of the
     scope were judged; infinity: not yet.
     """
 
     def __init__(self) -> None:
-        self.scope: Scope = EVERYTHING
         self.round = 0
         self.begun: list[Scope] = []
         self.swept: list[Scope] = []
         self.judged = inf
+        self._scope = EVERYTHING
         self._began = 0.0
         self._losses = 0  # those before the dump that runs
         self._half_open: dict[Scope, int] = {}  # as the last dump of each scope had them
@@ -40,26 +40,22 @@ class Dumps:
 
     def begin(self, scope: Scope, losses: int, now: float) -> None:
         """A dump begins; losses: how often events were lost so far."""
-        self.scope, self._began, self._losses = scope, now, losses
+        self._scope, self._began, self._losses = scope, now, losses
         self.judged = self._judged.get(scope, inf)
         self.round += 1
         self.begun.append(scope)
-        if scope == EVERYTHING:
-            self._half_open.clear()
-        else:
-            self._half_open.pop(EVERYTHING, None)
         self._half_open[scope] = 0
 
     def had_half_open(self) -> None:
         """It has one more half-open connection."""
-        self._half_open[self.scope] = self._half_open.get(self.scope, 0) + 1
+        self._half_open[self._scope] = self._half_open.get(self._scope, 0) + 1
 
     def end(self, losses: int, now: float) -> None:
         """It was complete."""
-        self._judged[self.scope] = self.judged = now
+        self._judged[self._scope] = self.judged = now
         if losses == self._losses:
-            self.swept.append(self.scope)
-        self._complete[self.scope] = self.round, self._began
+            self.swept.append(self._scope)
+        self._complete[self._scope] = self.round, self._began
 
     def skip(self) -> None:
         """Who is idle isn't judged for the time until the next dump."""
@@ -68,9 +64,6 @@ class Dumps:
 
     def lack(self, session: Session, version: int) -> bool:
         """Whether a complete dump should have had this session, and didn't."""
-        port = session.port
-        for scope in ((port, version), (port, 0), (0, version), EVERYTHING):
-            round_, began = self._complete.get(scope, (0, 0.0))
-            if session.round < round_ and session.since < began:
-                return True
-        return False
+        complete = self._complete
+        last = complete.get((session.port, version)) or complete.get(EVERYTHING)
+        return last is not None and session.round < last[0] and session.since < last[1]

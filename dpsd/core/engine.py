@@ -95,7 +95,7 @@ class Engine:
         self._stress.apply(policy)
         server = self.sessions.server
         server.mail_bytes, server.useful_rate = policy.delivered_bytes, policy.useful_rate
-        self.sessions.shortest = policy.proper_times(1.0)
+        self.sessions.set_shortest(policy.proper_times(1.0))
         self._set_times()
 
     def _set_times(self) -> None:
@@ -178,7 +178,8 @@ class Engine:
         self._stress.feel(self.policy, max(self.pressure, closing), now)
         self._set_times()
         self.sessions.tells_looks = self.stress > 0
-        verdicts = self._judge(self.sessions.tick(now), now)
+        notes = [*self.sessions.tick(now), *self._half_closed.overstays()]
+        verdicts = self._judge(notes, now)
         doomed = self._room.doom(now) if self.stress and not self.blind else self._room.skip()
         over = self.lists.expire(now, OVER)
         for entry in over:
@@ -199,7 +200,7 @@ class Engine:
         """
         guilty = Guilty()
         ended, deferred = self._room.settle(doomed, words, guilty, now)
-        return Settled(self.sentences.on(guilty, now), ended, list(deferred.items()))
+        return Settled(self.sentences.on(guilty, now), ended, deferred)
 
     def not_ended(self, keys: Iterable[Key]) -> None:
         """These sessions could not be ended: they keep their slots."""
@@ -247,4 +248,6 @@ class Engine:
         """Charge what the notes tell; list the peers that have become too expensive."""
         blind = self.blind
         guilty = self.judge.hear(notes, blind, now)
-        return [] if blind or not guilty else self.sentences.on(guilty, now)
+        if blind or not (guilty or self.sentences.waiting):
+            return []
+        return self.sentences.on(guilty, now)

@@ -30,13 +30,28 @@ from dpsd.core.policy import Policy
 from dpsd.core.prefixes import LONGEST, Prefix, Prefixes
 from dpsd.core.pressure import Stress
 from dpsd.core.scores import Peer, Scores
-from dpsd.core.session import CLOSED, ESTABLISHED, GONE, LOOKED, OPENED, Note, Noted, Session
+from dpsd.core.session import (
+    CLOSE,
+    CLOSE_WAIT,
+    CLOSED,
+    ESTABLISHED,
+    FOUND,
+    GONE,
+    LEAK,
+    LOOKED,
+    OPENED,
+    RESET,
+    TIME_WAIT,
+    Note,
+    Noted,
+    Session,
+)
 from dpsd.core.sessions import Sessions
 from dpsd.core.turn import DOUBT, GREETING, SERVER, UNFINISHED, Progress
 
 # States in which a session that was in TIME_WAIT is gone. NONE: an old kernel doesn't tell; CLOSE:
 # a reset came after it.
-OVER = frozenset((State.TIME_WAIT, State.NONE, State.CLOSE))
+OVER = frozenset((TIME_WAIT, State.NONE.value, CLOSE))
 
 
 @dataclass(slots=True)
@@ -84,16 +99,17 @@ class Judge:
         """
         guilty, opened = Guilty(), 0
         for note, session, what in notes:
-            if note == LOOKED:
+            if note is LOOKED:
                 self._looked(session, now)
-                continue
-            if note == OPENED:
+            elif note is OPENED:
                 opened += 1
                 if not self.scores.opened(session.peer, now):
                     self._churned(session.peer, session.port, guilty, now)
-            elif note == CLOSED:
+            elif note is CLOSED:
                 self._closed(session, guilty, now)
-            elif note != Note.FOUND:
+            elif note is GONE and isinstance(what, Measure):
+                self._measured(session, what, guilty, now)
+            elif note is not FOUND:
                 self._hear_rare(note, session, what, blind, guilty, now)
         self._stress.opened += opened
         return guilty
@@ -242,14 +258,12 @@ class Judge:
         self, note: Note, session: Session, what: float | Measure | None, blind: bool,
         guilty: Guilty, now: float,
     ) -> None:  # fmt: skip
-        if note == GONE and isinstance(what, Measure):
-            self._measured(session, what, guilty, now)
-        elif note == Note.RESET:
+        if note is RESET:
             # Without counters a reset is charged when it comes; else GONE tells if it was of use.
             if self._sessions.measured is False and session.key not in self.ended:
                 self._of_no_use(session, Kind.ABORT, guilty, now)
         elif not blind and isinstance(what, float):
-            if note == Note.LEAK:
+            if note is LEAK:
                 self.leaks[State(session.state).name] += what
             else:
                 self._overstayed(session, what, guilty, now)
@@ -258,7 +272,7 @@ class Judge:
         if session.doomed:  # nor would it be there any more, if it were ended for real
             return
         peer, is_open, stress = session.peer, session.state == ESTABLISHED, self._stress.level
-        if not self._sessions.measured and session.state in (ESTABLISHED, State.CLOSE_WAIT):
+        if not self._sessions.measured and session.state in (ESTABLISHED, CLOSE_WAIT):
             stress = 0.0  # nobody can earn credit, which honest clients need that notice late
         cost = seconds * self._policy.overstay_cost(stress, is_open)
         most = self._policy.overstay_most
@@ -298,14 +312,14 @@ class Judge:
         progress = session.progress
         if progress and progress.turn in (SERVER, DOUBT, UNFINISHED) and spoken <= progress.said:
             return  # after its last word it only heard that the server had waited long enough
-        if session.state != State.CLOSE and spoken > policy.empty_bytes:
+        if session.state != CLOSE and spoken > policy.empty_bytes:
             if is_mail(spoken, reply, policy.delivered_bytes) and not session.credited:
                 self._earned(peer, 1.0, now)
         elif spoken <= policy.empty_bytes:
             if not reply:
                 peer.excuse = Excuse.NEVER_SERVED
                 return
-            kind = Kind.ABORT if session.state == State.CLOSE else Kind.EMPTY
+            kind = Kind.ABORT if session.state == CLOSE else Kind.EMPTY
             self._of_no_use(session, kind, guilty, now)
 
     def _earned(self, peer: Peer, mails: float, now: float) -> None:
@@ -319,7 +333,7 @@ class Judge:
         peer = session.peer
         if peer.listed and not peer.open:
             self.scores.changed.add(peer.key)  # so that it is told that none is left
-        if session.state == State.TIME_WAIT:
+        if session.state == TIME_WAIT:
             waiting = self.scores.time_wait(peer, 1)
             allowance = self._policy.time_wait_allowance
             if waiting > allowance:

@@ -1,11 +1,11 @@
 """The three lists: entries, precedence and expiry."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
 
+from dpsd.core.networks import Networks
 from dpsd.core.peers import Network
 
 OPERATOR, SCORE = "operator", "score"
@@ -59,10 +59,8 @@ class Lists:
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._entries: dict[ListName, dict[Network, Entry]] = {name: {} for name in ListName}
-        # How many entries have which (version, prefix length): what a look-up has to try.
-        self._lengths: dict[ListName, Counter[tuple[int, int]]] = {
-            name: Counter() for name in ListName
-        }
+        self._elements: dict[Element, float | None] = {}
+        self._networks = {name: Networks[Entry]() for name in ListName}
         self._expiries: list[tuple[float, int, Entry]] = []
         self._serial = 0
         for entry in entries:
@@ -72,7 +70,8 @@ class Lists:
         """Have these entries instead."""
         for name in ListName:
             self._entries[name].clear()
-            self._lengths[name].clear()
+            self._networks[name] = Networks()
+        self._elements.clear()
         self._expiries.clear()
         for entry in entries:
             self.put(entry)
@@ -98,10 +97,9 @@ class Lists:
 
     def put(self, entry: Entry) -> Put:
         """Add an entry or replace the one for the same network; the change for the kernel."""
-        entries = self._entries[entry.list]
-        if entry.peer not in entries:
-            self._lengths[entry.list][entry.peer.version, entry.peer.prefixlen] += 1
-        entries[entry.peer] = entry
+        self._entries[entry.list][entry.peer] = entry
+        self._elements[entry.list, entry.peer] = entry.expires_at
+        self._networks[entry.list].put(entry.peer, entry)
         if entry.expires_at is not None:
             self._serial += 1  # so that the heap never compares entries
             heappush(self._expiries, (entry.expires_at, self._serial, entry))
@@ -111,21 +109,17 @@ class Lists:
         """Remove the entry for exactly this network; None if there is none."""
         if self._entries[name].pop(peer, None) is None:
             return None
-        lengths, length = self._lengths[name], (peer.version, peer.prefixlen)
-        lengths[length] -= 1
-        if not lengths[length]:
-            del lengths[length]
+        del self._elements[name, peer]
+        self._networks[name].drop(peer)
         return Drop(name, peer)
 
     def covering(self, name: ListName, peer: Network) -> Entry | None:
         """The entry of one list that holds the whole of a network; the widest if there are more."""
-        entries = self._entries[name]
-        for version, length in sorted(self._lengths[name]):
-            if version == peer.version and length <= peer.prefixlen:
-                wider = peer if length == peer.prefixlen else peer.supernet(new_prefix=length)
-                if (entry := entries.get(wider)) is not None:
-                    return entry
-        return None
+        return self._networks[name].around(peer)
+
+    def holds(self, name: ListName, address: bytes) -> bool:
+        """Whether an entry of one list holds this packed address."""
+        return self._networks[name].holds(address)
 
     def decisive(self, peer: Network) -> Entry | None:
         """The entry that decides on a network: white before black before block."""
@@ -147,4 +141,4 @@ class Lists:
 
     def elements(self) -> dict[Element, float | None]:
         """What has to be in the kernel, with the instants of expiry."""
-        return {(entry.list, entry.peer): entry.expires_at for entry in self}
+        return self._elements.copy()

@@ -76,6 +76,11 @@ class Prefixes:
             found = ip_network((key.ljust(16, b"\0"), length)), prefix
         return found
 
+    def have(self, network: Network, prefix: Prefix) -> bool:
+        """Whether this is what is known of a wide prefix by now."""
+        key = network.network_address.packed[: network.prefixlen // 8]
+        return self._prefixes.get(key) is prefix
+
     def clear(self, network: Network) -> None:
         """Forget a prefix and all that lie within it: it was listed, or released."""
         if network.version == 4 or network.prefixlen > max(WIDE):

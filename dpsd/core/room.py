@@ -16,7 +16,7 @@ from dpsd.core.events import Key, Word
 from dpsd.core.evidence import Excuse
 from dpsd.core.judge import Guilty, Judge
 from dpsd.core.numbers import SPARED
-from dpsd.core.owners import SLICE, Owners
+from dpsd.core.owners import Owners
 from dpsd.core.peers import Network
 from dpsd.core.policy import Policy
 from dpsd.core.scores import Peer
@@ -24,8 +24,7 @@ from dpsd.core.session import ESTABLISHED, LOOKED, OPENED, Noted, Session
 from dpsd.core.sessions import Sessions
 from dpsd.core.turn import DOUBT, GREETING
 
-Deferrals = dict[Network, float]
-"""Which peers may open no new session for how many seconds."""
+WAITING = 2_000  # sessions of deferred peers that are looked at together: some 3 ms
 
 
 class Room:
@@ -67,6 +66,7 @@ class Room:
 
     def doom(self, now: float) -> list[Key]:
         """Who should leave."""
+        self._owners.look_again()
         unwelcome, self._unwelcome = self._unwelcome, []
         spares, sessions = self._owners.is_spared, self._sessions
         doomed = [s for s in unwelcome if s.state == ESTABLISHED and not spares(s)]
@@ -86,13 +86,15 @@ class Room:
 
     def settle(
         self, doomed: Iterable[Key], words: Mapping[Key, Word] | None, guilty: Guilty, now: float
-    ) -> tuple[list[Key], Deferrals]:
-        """End those of the doomed sessions that are still of no use, and charge their peers.
+    ) -> tuple[list[Key], list[tuple[Network, float]]]:
+        """End those of the doomed sessions that are still of no use, and charge their peers; these,
+        and who may open no new session for how many seconds.
 
         words: what the sockets say; None: there are none to be asked here.
         """
+        self._owners.look_again()
         scores, ended = self._judge.scores, list[Key]()
-        deferred: Deferrals = {}
+        deferred: dict[bytes, float] = {}
         barred: dict[bytes, Peer] = {}
         for key in doomed:
             session = self._sessions.get(key)
@@ -108,11 +110,13 @@ class Room:
             demand = self._auction_of(session).demand
             seconds = self._judge.crowded(session, own, demand, guilty, now)
             if seconds > 0:
-                network = scores.size.network_of_key(session.peer.key)
-                deferred[network] = max(seconds, deferred.get(network, 0.0))
-                if session.peer.excuse not in (Excuse.DELIVERED, Excuse.MAILED):
-                    barred[session.peer.key] = session.peer
-        return ended + self._end_waiting(barred.values()), deferred
+                peer = session.peer
+                deferred[peer.key] = max(seconds, deferred.get(peer.key, 0.0))
+                if peer.excuse not in (Excuse.DELIVERED, Excuse.MAILED):
+                    barred[peer.key] = peer
+        ended += self._end_waiting(barred.values())
+        network_of = scores.size.network_of_key
+        return ended, [(network_of(key), seconds) for key, seconds in deferred.items()]
 
     def not_ended(self, keys: Iterable[Key]) -> None:
         """These sessions could not be ended: they keep their slots."""
@@ -143,14 +147,16 @@ class Room:
 
     def _auction_of(self, session: Session) -> Auction:
         """Where its slot is scarcest."""
+        if len(self._auctions) == 1:
+            return next(iter(self._auctions.values()))
         pools = (p.ports for p in self.policy.pools if not p.ports or session.port in p.ports)
         return max((self._auctions[ports] for ports in pools), key=lambda each: each.demand)
 
     def _end_waiting(self, barred: Iterable[Peer]) -> list[Key]:
-        """End the sessions of these peers that the server hasn't greeted yet; looks at SLICE."""
+        """End the sessions of these peers that the server hasn't greeted yet; of WAITING."""
         ended: list[Key] = []
         theirs = (session for peer in barred for session in peer.sessions.values())
-        for each in list(islice(theirs, SLICE)):
+        for each in list(islice(theirs, WAITING)):
             if each.progress is None or each.progress.turn == GREETING:
                 ended += [] if self._owners.is_spared(each) else self._end(each)
         return ended

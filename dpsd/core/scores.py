@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 NEGLIGIBLE = 0.5  # slot-seconds; a lower score isn't worth keeping
 MOST = 250_000  # peers to remember; whoever has a whole provider's prefixes could be more
 TIME_WAITS_END = 600.0  # seconds after a peer's last session in which all have left TIME_WAIT
-SLICE = 500  # peers that are looked at together, to forget those of whom nothing matters
+SLICE = 250  # peers that are looked at together, to forget those of whom nothing matters
+FOR_A_NEW_ONE = 4  # and that many for each new one when there are MOST
 
 
 class Peer:
@@ -108,6 +109,8 @@ class Scores:
         """The peer, remembered from now on."""
         peer = self._peers.get(key)
         if peer is None:
+            if len(self._peers) >= MOST:
+                self.prune(now, FOR_A_NEW_ONE)
             peer = self._peers[key] = Peer(key, self.burst, now)
         return peer
 
@@ -222,17 +225,18 @@ class Scores:
         """Nobody knows any more how many sessions of whom are in TIME_WAIT."""
         self._epoch += 1
 
-    def prune(self, now: float) -> int:
-        """Look at SLICE peers, and drop those of whom nothing is worth remembering; how many.
+    def prune(self, now: float, most: int = SLICE) -> int:
+        """Look at some peers, and drop those of whom nothing is worth remembering; how many.
 
         When there are more than MOST, of these also those with the least score and credit.
         """
-        some = list(islice(self._round, SLICE))
+        some = list(islice(self._round, most))
         if not some:
             self._round = iter(list(self._peers.values()))
-            some = list(islice(self._round, SLICE))
-        kept = [peer for peer in some if self._matters(peer, now)]
-        gone = [peer for peer in some if not self._matters(peer, now)]
+            some = list(islice(self._round, most))
+        kept, gone = list[Peer](), list[Peer]()
+        for peer in some:
+            (kept if self._matters(peer, now) else gone).append(peer)
         if len(self._peers) - len(gone) > MOST:
             idle = [peer for peer in kept if not (peer.sessions or peer.listed)]
             idle.sort(key=lambda peer: self.score(peer, now) + self.credit(peer, now))

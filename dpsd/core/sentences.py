@@ -9,12 +9,13 @@ from itertools import islice
 from dpsd.core.events import Key
 from dpsd.core.judge import Guilty, Judge
 from dpsd.core.lists import SCORE, Entry, ListName, Lists
-from dpsd.core.owners import Owners
+from dpsd.core.owners import TOGETHER, Owners
 from dpsd.core.peers import Network
 from dpsd.core.policy import Policy
 from dpsd.core.retries import Retries
 from dpsd.core.story import span, verdict
 
+AT_ONCE = 20  # who is listed together: some 2 ms, with the kernel's part
 RECALLED = 500  # earlier blocks that are looked at together, to forget them
 
 
@@ -27,11 +28,13 @@ class Verdict:
 
 
 class Sentences:
-    """blocks: when which peer was blocked by its score."""
+    """blocks: when which peer was blocked by its score; waiting: who is guilty and has no sentence
+    yet, since very many are at once."""
 
     def __init__(self, policy: Policy, lists: Lists, judge: Judge, owners: Owners) -> None:
         self.policy = policy
         self.blocks: dict[Network, list[float]] = {}
+        self.waiting = Guilty()
         self._lists = lists
         self._judge = judge
         self._owners = owners
@@ -39,16 +42,23 @@ class Sentences:
         self._retries = Retries()
 
     def on(self, guilty: Guilty, now: float) -> list[Verdict]:
-        """List who is guilty, unless they are on a list, immune, or have delivered since."""
+        """List who is guilty, unless they are on a list, immune, or have delivered since; AT_ONCE
+        of them, and the others with the next calls."""
+        peers, prefixes = self.waiting.peers, self.waiting.prefixes
+        peers.update(guilty.peers)
+        prefixes.update(guilty.prefixes)
         entries: dict[Network, Entry] = {}
-        for network, prefix in guilty.prefixes.items():
-            if self._lists.decisive(network) is None and not self._owners.immune(network):
+        wide = list(islice(prefixes, AT_ONCE))
+        for network in wide:
+            prefix = prefixes.pop(network)
+            if self._is_free(network) and self._judge.prefixes.have(network, prefix):
                 why = (
                     f"{prefix.score:.0f} slot-seconds by {len(prefix.peers)} of its peers together"
                 )
                 entries[network] = self._list(network, why, now)
                 self._judge.prefixes.clear(network)
-        for key, peer in guilty.peers.items():
+        for key in list(islice(peers, AT_ONCE - len(wide))):
+            peer = peers.pop(key)
             network = self._scores.size.network_of_key(key)
             decisive = self._lists.decisive(network)
             if decisive is not None or self._owners.immune(network):
@@ -60,6 +70,9 @@ class Sentences:
             why = verdict(score, limit, peer.evidence.values())
             entries[network] = self._list(network, why, now)
         return self._with_sessions(entries)
+
+    def _is_free(self, network: Network) -> bool:
+        return self._lists.decisive(network) is None and not self._owners.immune(network)
 
     def retried(self, persistent: Mapping[Network, int], now: float) -> None:
         """Take which listed peers went on sending, and how many of their packets were dropped."""
@@ -85,11 +98,12 @@ class Sentences:
 
     def _with_sessions(self, entries: dict[Network, Entry]) -> list[Verdict]:
         """Verdicts with the sessions to end, which count for nothing more from now on."""
-        verdicts = [
-            Verdict(entry, self._owners.sessions_of(peer)) for peer, entry in entries.items()
-        ]
-        for each in verdicts:
-            self._judge.ended.update(each.sessions)
+        verdicts, left = list[Verdict](), TOGETHER
+        for peer, entry in entries.items():
+            sessions = self._owners.sessions_of(peer, left)
+            left -= len(sessions)
+            self._judge.ended.update(sessions)
+            verdicts.append(Verdict(entry, sessions))
         return verdicts
 
     def _list(self, network: Network, why: str, now: float) -> Entry:

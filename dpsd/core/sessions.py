@@ -1,19 +1,18 @@
 """Sessions: what the kernel's events say about each connection to a protected port.
 
 Goes in: events and the time. Comes out: notes, one for each thing about a session that may cost
-its peer something or tells that it ended. Half-open connections are only counted, by dumps and for
-the whole host: their source may be forged, so they are nobody's until the handshake is proven.
+its peer something or tells that it ended.
 
-Nothing here looks at all sessions at once: deadlines are in a heap, what a dump didn't have is
-found a slice at a time.
+Nothing here looks at all sessions at once: who overstays is known by deadlines, what a dump didn't
+have is found a slice at a time.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from heapq import heappop, heappush
 from itertools import islice
 from math import inf
 
+from dpsd.core.deadlines import Deadlines
 from dpsd.core.dumps import Dumps, Scope
 from dpsd.core.events import (
     ASSURED,
@@ -40,8 +39,13 @@ from dpsd.core.session import (
     CLOSING,
     ESTABLISHED,
     GONE,
+    LAST_ACK,
     LOOKED,
+    NOBODY,
     OPENED,
+    PEER,
+    RESET,
+    SERVER,
     SYN_RECV,
     Note,
     Noted,
@@ -51,9 +55,21 @@ from dpsd.core.session import (
 from dpsd.core.turn import GREETING, Progress
 
 IMPLICIT_TLS = frozenset((465,))  # ports on which the peer speaks first (RFC 8314)
-SLICE = 2_000  # sessions at a time: some 2 ms
+SLICE = 1_000  # sessions that are looked through at a tick for those that dumps didn't have
+OVERSTAYS = 200  # sessions that are looked at together, whether they overstay: some 2 ms
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
+
+
+class Port:
+    """Sessions to one port. established: those that nobody has begun to close; keeping: that keep a
+    slot or wait for one, which are all but those that the server has closed, or never knew; going:
+    that are being ended."""
+
+    __slots__ = ("established", "going", "keeping")
+
+    def __init__(self) -> None:
+        self.established = self.going = self.keeping = 0
 
 
 class Sessions:
@@ -69,24 +85,24 @@ class Sessions:
     ) -> None:
         self.protects = protects
         self.proper: Mapping[int, Mapping[int, float]] = {0: {}}
-        self.shortest: Mapping[int, Mapping[int, float]] = {0: {}}  # that they can become
         self.server = Server()
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
         self.dumps = Dumps()
-        self.counts: Counter[int] = Counter()
-        self._keeping: Counter[int] = Counter()  # those that keep a slot or wait for one, by port
-        self._going: Counter[int] = Counter()  # those that are being ended, by port
-        self._established: Counter[int] = Counter()  # by port
+        self.counts: dict[int, int] = defaultdict(int)  # by state
+        self._ports: dict[int, Port] = defaultdict(Port)
         self.losses = 0  # how often events were lost
         self.tells_looks = False  # whether each look at an open session is noted
         self.endpoints = endpoints
         self._scores = scores
         self._size = scores.size
         self._open: dict[Key, Session] = {}
-        self._deadlines: list[tuple[float, int, Session, int, float]] = []
-        self._serial = 0
+        self._shortest: Mapping[int, Mapping[int, float]] = {0: {}}  # that they can become
+        self._soonest: dict[int, float] = {0: 0.0}  # the shortest of a closing state, by port
+        self._deadlines = Deadlines()
         self._check: Iterator[Session] = iter(())  # sessions that a dump should have had
-        self._unchecked = False  # whether a dump was completed since that check began
+        self._unchecked = False  # whether another such check is due
+        self._kept: frozenset[Scope] | None = None  # of that check: who is in none of them leaves
+        self._to_keep: frozenset[Scope] | None = None  # and of the next one; None: nobody leaves
 
     @property
     def measured(self) -> bool | None:
@@ -110,22 +126,21 @@ class Sessions:
         return {State.SYN_RECV.name: half_open, **states} if half_open else states
 
     def occupying(self, ports: frozenset[int]) -> int:
-        """How many sessions to these ports keep a slot, or wait for one: all but those that the
-        server has closed, and those that its queue lost."""
-        return sum(n for port, n in self._keeping.items() if not ports or port in ports)
+        """How many sessions to these ports keep a slot, or wait for one."""
+        return sum(at.keeping for port, at in self._ports.items() if not ports or port in ports)
 
     def going(self, ports: frozenset[int]) -> int:
         """How many of them are being ended."""
-        return sum(n for port, n in self._going.items() if not ports or port in ports)
+        return sum(at.going for port, at in self._ports.items() if not ports or port in ports)
 
     def doom(self, session: Session, doomed: bool) -> None:
         """An open session is being ended, or it isn't any more."""
-        self._going[session.port] += doomed - session.doomed
+        self._ports[session.port].going += doomed - session.doomed
         session.doomed = doomed
 
     def open_ports(self) -> list[int]:
         """The ports with sessions that nobody has begun to close."""
-        return [port for port, n in self._established.items() if n > 0]
+        return [port for port, at in self._ports.items() if at.established > 0]
 
     def closing(self) -> int:
         """How many sessions are in FIN_WAIT, CLOSE_WAIT or LAST_ACK."""
@@ -148,17 +163,27 @@ class Sessions:
 
     def tick(self, now: float) -> list[Noted]:
         """What became of some of the sessions that are being closed, and of those that a dump
-        didn't have: SLICE of each at most."""
+        didn't have."""
         notes: list[Noted] = []
-        due = self._deadlines
-        for _ in range(SLICE):
-            if not due or due[0][0] > now:
-                break
-            _, _, session, state, since = heappop(due)
-            if session.state == state and session.since == since and self.get(session.key):
+        for session in self._deadlines.due(now, OVERSTAYS):
+            if session.state not in CLOSING or self._has_left(session):
+                continue
+            times = self._shortest.get(session.port, self._shortest[0])
+            earliest = session.since + times.get(session.state, QUEUED_FOR)
+            if earliest > now:
+                self._deadlines.put(session, earliest)
+            else:
                 self._overstayed(session, now, notes)
         self._drop_missing(notes)
         return notes
+
+    def set_shortest(self, shortest: Mapping[int, Mapping[int, float]]) -> None:
+        """The shortest that the proper times can become, by port."""
+        self._shortest = shortest
+        self._soonest = {
+            port: min(times.get(state, QUEUED_FOR) for state in CLOSING)
+            for port, times in shortest.items()
+        }
 
     def lingering(self, key: Key, now: float) -> Session | None:
         """A session that a socket tells of, unless it is followed already or isn't protected."""
@@ -175,16 +200,11 @@ class Sessions:
         progress.told(word, self.server, now)
         return progress
 
-    def leave(self, scopes: Iterable[Scope]) -> list[Noted]:
-        """Drop the sessions that no dump of these scopes shows, and those to servers that aren't
-        protected any more: they aren't heard of again. Looks at all; after a reload only."""
-        kept = list(scopes)
-        notes: list[Noted] = []
-        for session in list(self._open.values()):
-            _, server, _, port = self.endpoints(session.key)
-            if not (self.protects(server, port) and any(self._in(session, each) for each in kept)):
-                self._finish(session, notes)
-        return notes
+    def leave(self, scopes: Iterable[Scope]) -> None:
+        """Drop, in the ticks to come, the sessions that no dump of these scopes shows, and those to
+        servers that aren't protected any more: they aren't heard of again."""
+        self._kept = self._to_keep = frozenset(scopes)
+        self._check, self._unchecked = iter(()), True
 
     def _feed_rare(self, event: Event, now: float, notes: list[Noted]) -> None:
         kind, key, status, state, _, measure = event
@@ -207,8 +227,9 @@ class Sessions:
         session = Session(key, peer, port, ESTABLISHED, now)
         self._open[key] = peer.sessions[key] = session
         self.counts[ESTABLISHED] += 1
-        self._established[port] += 1
-        self._keeping[port] += 1
+        at = self._ports[port]
+        at.established += 1
+        at.keeping += 1
         notes.append((note, session, None))
         return session
 
@@ -216,52 +237,49 @@ class Sessions:
         self, session: Session, state: int, flags: int, server_flags: int, now: float,
         notes: list[Noted],
     ) -> None:  # fmt: skip
-        was, kept = session.state, session.leaks()
+        was, at = session.state, self._ports[session.port]
         session.state, session.since = state, now
         self.counts[was] -= 1
         self.counts[state] += 1
         if was == ESTABLISHED:
-            self._established[session.port] -= 1
-            kept = not session.lost
+            at.established -= 1
         if state in CLOSING:
-            session.closer = session.closer or _closer(flags, server_flags)
-            self._keeping[session.port] += session.leaks() - kept
-            self._watch(session, now)
+            if session.closer is NOBODY:
+                session.closer = _closer(flags, server_flags)
+            self._keep(session, session.closer is PEER and state != LAST_ACK)
+            times = self._soonest
+            due = now + (times[session.port] if session.port in times else times[0])
+            if due < session.due:
+                self._deadlines.put(session, due)
         elif state == ESTABLISHED:
-            self._established[session.port] += 1
-            session.lost = False
-            self._keeping[session.port] += 1 - kept
+            at.established += 1
+            self._keep(session, True)
         else:
-            self._keeping[session.port] -= kept
             if was == ESTABLISHED and state == CLOSE:
-                notes.append((Note.RESET, session, None))
+                notes.append((RESET, session, None))
             self._over(session, notes)
+
+    def _keep(self, session: Session, keeps: bool) -> None:
+        """An open session keeps its slot, or it doesn't."""
+        if keeps != session.keeps:
+            session.keeps = keeps
+            self._ports[session.port].keeping += 1 if keeps else -1
 
     def _finish(self, session: Session, notes: list[Noted]) -> None:
         """The session is over in the state that it has."""
         if session.state == ESTABLISHED:
-            self._established[session.port] -= 1
-            self._keeping[session.port] -= not session.lost
-        else:
-            self._keeping[session.port] -= session.leaks()
+            self._ports[session.port].established -= 1
         self._over(session, notes)
 
     def _over(self, session: Session, notes: list[Noted]) -> None:
         del self._open[session.key]
-        self._going[session.port] -= session.doomed
+        at = self._ports[session.port]
+        at.keeping -= session.keeps
+        at.going -= session.doomed
         session.peer.sessions.pop(session.key, None)
+        self._deadlines.drop(session)
         self.counts[session.state] -= 1
         notes.append((CLOSED, session, None))
-
-    def _watch(self, session: Session, now: float) -> None:
-        """Look at a session that is being closed when it may have overstayed, at the earliest."""
-        times = self.shortest.get(session.port, self.shortest[0])
-        self._look_again(session, now + times.get(session.state, QUEUED_FOR))
-
-    def _look_again(self, session: Session, at: float) -> None:
-        self._serial += 1
-        entry = (at, self._serial, session, session.state, session.since)
-        heappush(self._deadlines, entry)
 
     def _overstayed(self, session: Session, now: float, notes: list[Noted]) -> None:
         times = self.proper.get(session.port, self.proper[0])
@@ -271,7 +289,8 @@ class Sessions:
             since = max(session.charged_at, session.since)
             notes.append((note, session, min(over, now - since)))
             session.charged_at = now
-        self._look_again(session, now + max(CHARGED_EVERY, min(-over, CHARGED_EVERY * 5)))
+        again = max(CHARGED_EVERY, min(-over, CHARGED_EVERY * 5))
+        self._deadlines.put(session, now + again)
 
     def _destroyed(
         self, key: Key, status: int, state: int, measure: Measure, now: float, notes: list[Noted]
@@ -322,7 +341,10 @@ class Sessions:
             reply = answered(measure, version)
             spoken, replies = said(measure, version), measure.reply_packets or 0
             progress.look(spoken, reply, self.server, now, replies)
-            self._is_lost(session, now - session.since > QUEUED_FOR and progress.turn == GREETING)
+            # When its queue is full the server drops the handshake's last packet, which the peer
+            # and conntrack saw: it knows nothing of such a session.
+            lost = progress.turn == GREETING and now - session.since > QUEUED_FOR
+            self._keep(session, not lost)
         elif measure.remaining is not None:
             progress.kept(measure.remaining, self.established_for, now)
         stay, proper = self.stay(session, now)
@@ -335,13 +357,6 @@ class Sessions:
     def _progress(self, session: Session) -> Progress:
         return Progress(session.since, session.port not in IMPLICIT_TLS)
 
-    def _is_lost(self, session: Session, lost: bool) -> None:
-        """The server may know nothing of an open session: when its queue is full it drops the
-        handshake's last packet, which the peer and conntrack saw."""
-        if lost != session.lost:
-            session.lost = lost
-            self._keeping[session.port] += -1 if lost else 1
-
     def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
         """Whatever the table no longer has is over."""
         self.dumps.end(self.losses, now)
@@ -353,15 +368,20 @@ class Sessions:
         some = list(islice(self._check, SLICE))
         if not some and self._unchecked:
             self._check, self._unchecked = iter(list(self._open.values())), False
+            self._kept, self._to_keep = self._to_keep, None
             some = list(islice(self._check, SLICE))
         lack = self.dumps.lack
         for session in some:
-            if lack(session, self.version(session)) and self.get(session.key) is session:
+            gone = lack(session, self.version(session)) or self._has_left(session)
+            if gone and self.get(session.key) is session:
                 self._finish(session, notes)
 
-    def _in(self, session: Session, scope: Scope) -> bool:
-        port, version = scope
-        return port in (0, session.port) and version in (0, self.version(session))
+    def _has_left(self, session: Session) -> bool:
+        """Whether it isn't protected any more."""
+        if self._kept is None:
+            return False
+        _, server, _, port = self.endpoints(session.key)
+        return not ((port, self.version(session)) in self._kept and self.protects(server, port))
 
     def stay(self, session: Session, now: float) -> tuple[float, float]:
         """For how many seconds a session has been of no use, or is in its closing state; and how
@@ -381,5 +401,5 @@ class Sessions:
 
 def _closer(flags: int, server_flags: int) -> Side:
     if flags & CLOSE_INIT:
-        return Side.PEER
-    return Side.SERVER if server_flags & CLOSE_INIT else Side.NONE
+        return PEER
+    return SERVER if server_flags & CLOSE_INIT else NOBODY

@@ -6,13 +6,15 @@ import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 from dpsd import assembly
 from dpsd.config import Config, load, needs_restart
-from dpsd.core.events import BEGIN, END, Endpoints, Event, Key, Word
+from dpsd.core.events import Endpoints, Event, Key, Word
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
+from dpsd.core.halfclosed import MOST
 from dpsd.core.lists import ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.core.retries import persistent
@@ -44,6 +46,7 @@ log = logging.getLogger("dpsd")
 PULSE = 0.25  # seconds between two ticks
 HURRIED = 3  # ticks in that time while slots run short
 POLL = 0.2  # seconds between two looks at the store
+SETTLED = 200  # sessions that end before the loop sees to anything else: some 3 ms
 FLUSH = 1.0  # seconds within which scores are in the store, and what failed before is tried again
 
 
@@ -138,8 +141,9 @@ class Daemon:
         # What there is now stays: no collection of garbage has to look through it again.
         gc.collect()
         gc.freeze()
-        # Sessions and peers make no cycles; a batch of events isn't to be searched for them.
-        gc.set_threshold(20_000)
+        # What ended makes no cycles. Only what is new is searched for them: the whole, with
+        # 100,000 sessions, takes 30 ms.
+        gc.set_threshold(3_000, 1, 1_000_000_000)
 
     async def _end(self) -> None:
         self._schedule.stop()
@@ -204,12 +208,13 @@ class Daemon:
         words: dict[Key, Word] | None = None
         if not self._config.protect.addresses:
             try:
-                found = await asyncio.to_thread(sockdiag.ask, map(_session, doomed))
-                words = {_key(session): word for session, word in found.items()}
+                words = await asyncio.to_thread(_ask, doomed)
             except DpsdError as problem:
                 self._sockets_failed(problem)
-        settled = self._engine.settle(doomed, words, self._clock.now())
-        self._bailiff.make_room(settled)
+        for start in range(0, len(doomed), SETTLED):
+            some = doomed[start : start + SETTLED]
+            self._bailiff.make_room(self._engine.settle(some, words, self._clock.now()))
+            await asyncio.sleep(0)
 
     async def _dump(self) -> None:
         if self._listener is not None:
@@ -295,6 +300,8 @@ class Daemon:
             log.warning("%s", warning)
 
     async def _forget(self) -> None:
+        if not self._engine.stress:
+            gc.collect()
         await self._memory.forget(self._config.store.history_for)
         await self._catch_up_or_later()  # what expired meanwhile made a revision of its own
 
@@ -305,13 +312,13 @@ class Daemon:
             engine.linger((), self._clock.now())
             return
         try:
-            half_closed = await asyncio.to_thread(sockdiag.half_closed, ports)
+            half_closed = await asyncio.to_thread(_half_closed, ports)
         except DpsdError as problem:
             self._sockets_failed(problem)
             engine.linger((), self._clock.now())
             return
         self._sockets_fail = False
-        self._bailiff.carry_out(engine.linger(map(_key, half_closed), self._clock.now()))
+        self._bailiff.carry_out(engine.linger(half_closed, self._clock.now()))
 
     def _sockets_failed(self, problem: DpsdError) -> None:
         if not self._sockets_fail:
@@ -415,8 +422,9 @@ class Daemon:
             await self._keeper.agree(self._white())
             raise
         # From here on nothing fails: it is taken as a whole.
-        ports, old_ports = config.protect.ports, self._config.protect.ports
-        moved = config.protect.addresses != self._config.protect.addresses
+        ports = config.protect.ports
+        before = self._config.protect
+        moved = config.protect.addresses != before.addresses
         self._use(config)
         _set_level(config)
         self._mail.take(config, said)
@@ -424,10 +432,8 @@ class Daemon:
         engine.apply(assembly.policy(config, said))
         engine.sessions.protects = assembly.protects(config, self._host)
         engine.sessions.established_for = config.forget.established
-        if (moved or ports != old_ports) and self._listener is not None:
+        if (moved or ports != before.ports) and self._listener is not None:
             self._listener.watch(ports)
-            for port in set(old_ports) - set(ports):  # no events will tell how those sessions end
-                self._take([(BEGIN, None, 0, 0, port, 0), (END, None, 0, 0, 0, 0)])
             engine.look(assembly.scopes(config))
             self._listener.dump()
         self._swept = False
@@ -461,6 +467,17 @@ def _key(session: sockdiag.Session) -> bytes:
 def _session(key: Key) -> sockdiag.Session:
     ends = endpoints(cast(bytes, key))
     return sockdiag.Session(ends.server, ends.server_port, ends.peer, ends.peer_port)
+
+
+def _ask(keys: Sequence[Key]) -> dict[Key, Word]:
+    """What the sockets of these sessions know. Raises DpsdError."""
+    found = sockdiag.ask(map(_session, keys))
+    return {_key(session): word for session, word in found.items()}
+
+
+def _half_closed(ports: Sequence[int]) -> list[Key]:
+    """The sessions that the server has closed, as many as are followed. Raises DpsdError."""
+    return [_key(session) for session in islice(sockdiag.half_closed(ports), MOST)]
 
 
 def _set_level(config: Config) -> None:

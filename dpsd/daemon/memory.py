@@ -1,10 +1,12 @@
 """The memory of peers: their scores go to the store, and come back with the next start."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from math import isfinite
+from operator import attrgetter
 from typing import Any
 
 from dpsd.core.engine import Engine
@@ -20,6 +22,8 @@ from dpsd.store import PeerRow, evidence_json, evidence_of
 log = logging.getLogger("dpsd")
 
 SAVED_A_FLUSH = 500  # peers' scores
+LOOKED_AT = 2_000  # peers whose score changed, for that
+TOGETHER = 100  # of them before the loop sees to anything else: some 1 ms
 SESSIONS_TOLD = 1_000  # of a peer, by state
 WORTH_SAVING = 1.0  # slot-seconds
 
@@ -58,26 +62,29 @@ class Memory:
 
     async def save(self) -> None:
         """Write the scores that changed lately, some of them if there are very many."""
-        changed = self._engine.scores.changed
-        await self._write(changed.pop() for _ in range(len(changed)))
+        changed, rows = self._engine.scores.changed, list[PeerRow]()
+        for _ in range(0, LOOKED_AT, TOGETHER):
+            if not changed or len(rows) >= SAVED_A_FLUSH:
+                break
+            rows += self._rows(changed.pop() for _ in range(min(TOGETHER, len(changed))))
+            await asyncio.sleep(0)
+        if rows:
+            await self._keeper.save(rows)
 
     async def save_of(self, listed: Iterable[Network]) -> None:
         """Write what these were listed for, so that `dpsd why` can tell it at once."""
         size, changed = self._engine.size, self._engine.scores.changed
         keys = [size.key(each.network_address.packed) for each in listed if size.is_peer(each)]
         changed.difference_update(keys)
-        await self._write(keys)
+        rows = self._rows(keys)
+        if rows:
+            await self._keeper.save(rows)
 
     def note(self, sessions: Iterable[Key]) -> None:
         """These were ended to make room: `dpsd why` is to tell what that means for their peers."""
         engine = self._engine
         found = (engine.sessions.get(key) for key in sessions)
         engine.scores.changed.update(each.peer.key for each in found if each is not None)
-
-    async def _write(self, keys: Iterable[bytes]) -> None:
-        rows = self._rows(keys)
-        if rows:
-            await self._keeper.save(rows)
 
     async def forget(self, history_for: float) -> None:
         """Shorten history to so many seconds, and drop scores that don't matter any more; a
@@ -142,4 +149,5 @@ class Memory:
 def _states(peer: Peer) -> dict[str, int]:
     """How many sessions a peer has in each state; of very many, as many as are looked at."""
     some = islice(peer.sessions.values(), SESSIONS_TOLD)
-    return dict(Counter(State(session.state).name for session in some))
+    states = Counter(map(attrgetter("state"), some))
+    return {State(state).name: number for state, number in states.items()}

@@ -140,9 +140,12 @@ class Shape:
         if self.kind == UPDATE:
             return (UPDATE, *found)
         if self.kind == ENTRY:
-            return (ENTRY, *found[:3], found[3:5], Measure._make(found[5:]))
-        key, status, state = found[:3]
-        return (DESTROY, key, status, state or 0, None, Measure._make((None, *found[3:])))
+            key, status, state, flags, server_flags, *_ = found
+            measure = tuple.__new__(Measure, found[5:])
+            return (ENTRY, key, status, state, (flags, server_flags), measure)
+        key, status, state, *counters = found
+        measure = tuple.__new__(Measure, (None, *counters))
+        return (DESTROY, key, status, state or 0, None, measure)
 
 
 _NEVER = Shape(UPDATE, -1, Struct(""), None, Struct(""), ())
@@ -233,18 +236,28 @@ class Decoder:
         shapes = self._shapes
         size, fixed = self._usual.size, self._usual.fixed
         headers, values = self._usual.headers.unpack_from, self._usual.values.unpack_from
+        last: Shape | None = None  # of the message before: a dump's are alike
         for start, end in spans:
             if end - start == size and headers(buffer, start) == fixed:
                 events.append((UPDATE, *values(buffer, start)))
                 continue
             at = start
             while at + HEADER.size <= end:
+                if (
+                    last is not None
+                    and at + last.size <= end
+                    and last.headers.unpack_from(buffer, at) == last.fixed
+                ):
+                    events.append(last.event(buffer, at))
+                    at += last.size + 3 & ~3
+                    continue
                 # Whatever has length, type and flags alike almost surely has one shape.
                 for shape in shapes.get(_ALIKE.unpack_from(buffer, at), ()):
                     if at + shape.size <= end and (
                         shape.headers.unpack_from(buffer, at) == shape.fixed
                     ):
                         events.append(shape.event(buffer, at))
+                        last = shape
                         if shape.kind == UPDATE and shape.pick is None:
                             self._usual = shape
                         at += shape.size + 3 & ~3
@@ -312,7 +325,7 @@ def endpoints(key: bytes) -> Endpoints:
     """What a session's key says. Raises ValueError for bytes that are no key."""
     if len(key) not in _TUPLES:
         raise ValueError(f"{len(key)} bytes are no connection's addresses and ports")
-    return Endpoints(*_TUPLES[len(key)].unpack(key))
+    return tuple.__new__(Endpoints, _TUPLES[len(key)].unpack(key))
 
 
 def key_of(ends: Endpoints) -> bytes:

@@ -1,14 +1,14 @@
 """`make bench`: a table of what dpsd costs and how fast it is, side by side with other programs.
 
 All of it happens in private namespaces, with a load of real packets (see gateway.py, traffic.py).
-Needs root; takes four to five minutes.
+Needs root; takes seven to eight minutes.
 """
 
 import sys
 from collections.abc import Iterator
 from statistics import median
 
-from tests.bench import cost, decoding, reaction, size
+from tests.bench import bounds, cost, decoding, reaction, size
 from tests.bench.gateway import Gateway
 from tests.bench.measure import Row, line, machine, percentile99, spread
 from tests.bench.traffic import Generator
@@ -124,6 +124,8 @@ def main() -> int:
     private.enter()
     print(f"{machine()}\nMedians; in brackets the least and the most of the rounds.\n", flush=True)
     print(line(("", "measured", "aim")))
+    for row in bounds.rows():
+        print(line(row), flush=True)
     for part in (costs, reactions, peers, lists):
         with Gateway() as gateway:
             for row in part(gateway):

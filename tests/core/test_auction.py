@@ -267,9 +267,9 @@ def test_the_price_rises_while_payers_keep_the_slots_and_falls_slowly() -> None:
         found.bid(session(peer("payer"), 1e9), NOW)
     risen = priced(found, 4 * DOUBLING, 150)
     assert risen == pytest.approx(start * 2**4, rel=0.01)
-    found.begin_look([(0, 0)])
-    found.begin_look([(0, 0)])
-    found.begin_look([(0, 0)])  # nobody paid in the last two looks
+    found.begin_look([(25, 4)])
+    found.begin_look([(25, 4)])
+    found.begin_look([(25, 4)])  # nobody paid in the last two looks
     assert priced(found, 5 * DOUBLING, 150, at=4) == pytest.approx(risen / 2, rel=0.01)
     assert priced(found, 100 * DOUBLING, 150, at=9) == pytest.approx(start)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dpsd.core import halfclosed, owners, prefixes, scores, sessions
+from dpsd.core import halfclosed, owners, prefixes, room, scores, sentences, sessions
 from dpsd.core.auction import MOST, TRIES
 from dpsd.core.engine import OVER, Engine
 from dpsd.core.events import (
@@ -29,6 +29,8 @@ from dpsd.core.events import (
     State,
     Word,
 )
+from dpsd.core.evidence import Kind
+from dpsd.core.judge import Guilty
 from dpsd.core.lists import SCORE, Entry, ListName, Lists
 from dpsd.core.policy import Pool
 from dpsd.core.sentences import RECALLED
@@ -36,8 +38,8 @@ from tests.core.transcript import PLAIN, SIZE
 
 LINES = 40  # that are run at most for one thing, on average
 SLICES = (
-    *(sessions.SLICE, sessions.SLICE, scores.SLICE, prefixes.SLICE, owners.SLICE),
-    *(OVER, RECALLED, TRIES),
+    *(sessions.SLICE, sessions.OVERSTAYS, halfclosed.OVERSTAYS, scores.SLICE, prefixes.SLICE),
+    *(owners.SLICE, owners.TOGETHER, OVER, RECALLED, TRIES),
 )
 BOUND = LINES * sum(SLICES)
 EITHER = pytest.mark.parametrize("number", [1_000, 100_000])
@@ -81,8 +83,8 @@ def lines(call: Callable[[], Any]) -> int:
 def engine(**rules: Any) -> Engine:
     rules = {"block_at": 1e9, "pools": (Pool(frozenset(), 10**6),), **rules}
     made = Engine(replace(PLAIN, **rules), SIZE, Lists(), endpoints, lambda *_: True)
-    made.look([(0, 0)])
-    made.feed([(BEGIN, None, 0, 0, 0, 0), (END, None, 0, 0, 0, 0)], 0.0)
+    made.look([(25, 4), (25, 6)])
+    made.feed([*dump([], 4), *dump([], 6)], 0.0)
     return made
 
 
@@ -97,9 +99,9 @@ def closing(keys: Iterable[Key]) -> list[Event]:
 GREETED = Measure(1200, 3, 164, 3, 164 + 60)
 
 
-def dump(keys: Iterable[Key]) -> list[Event]:
+def dump(keys: Iterable[Key], version: int = 4) -> list[Event]:
     entries = ((ENTRY, key, ASSURED, State.ESTABLISHED, (0, 0), GREETED) for key in keys)
-    return [(BEGIN, None, 0, 0, 0, 0), *entries, (END, None, 0, 0, 0, 0)]
+    return [(BEGIN, None, 0, 0, 25, version), *entries, (END, None, 0, 0, 0, 0)]
 
 
 @EITHER
@@ -111,6 +113,17 @@ def test_half_closed_sessions_that_overstay(number: int) -> None:
     for now in range(2, 200):
         made._ticked = now - 1.0
     assert lines(lambda: made.tick(200.0)) < BOUND
+
+
+@EITHER
+def test_sessions_that_closed_leave_no_deadline(number: int) -> None:
+    """What is due later is no more than what is open, however many came and went."""
+    made, keys = engine(), [v4(n) for n in range(number)]
+    made.feed(opened(keys), 1.0)
+    made.feed(closing(keys), 1.0)
+    made.feed([(UPDATE, key, ASSURED, State.TIME_WAIT, 0, 0) for key in keys], 1.0)
+    assert lines(lambda: made.tick(200.0)) < BOUND
+    assert not made.sessions._deadlines._at
 
 
 @EITHER
@@ -147,7 +160,7 @@ def test_sessions_of_a_peer_that_is_deferred(number: int) -> None:
     made.feed(opened(v4(1, n) for n in range(1, number)), 1.2)
     doomed = made.tick(3.0).doomed
     assert doomed
-    assert lines(lambda: made.settle(doomed, None, 3.0)) < 4 * LINES * sessions.SLICE
+    assert lines(lambda: made.settle(doomed, None, 3.0)) < 4 * LINES * room.WAITING
 
 
 @EITHER
@@ -220,6 +233,52 @@ def test_a_verdict_on_a_peer_among_many(number: int) -> None:
     assert lines(lambda: said.extend(made.feed(more, 1.0))) < LINES * 50
     ((verdict),) = said
     assert len(verdict.sessions) == 11
+
+
+@EITHER
+def test_a_verdict_on_a_peer_with_many_sessions(number: int) -> None:
+    """Some of them end at once, and the others in the ticks to come."""
+    made = engine(churn_cost=0.0)
+    made.feed(opened(v4(1, n) for n in range(number)), 1.0)
+    peer = made.scores.peer(v4(1)[0], 1.0)
+    made.scores.charge(peer, Kind.CHURN, "", 2e9, 1.0)
+    said: list[Any] = []
+    guilty = Guilty({peer.key: peer})
+    assert lines(lambda: said.extend(made.sentences.on(guilty, 1.0))) < BOUND
+    ended, now = [*said[0].sessions], 1.0
+    while len(ended) < number and now < 100.0:
+        now += 0.25
+        passed: list[Any] = []
+        assert lines(lambda now=now, to=passed: to.append(made.tick(now))) < BOUND  # type: ignore[misc]
+        ended += passed[0].listed
+    assert set(ended) == {v4(1, n) for n in range(number)}
+    assert len(ended) == number
+
+
+@EITHER
+def test_verdicts_on_many_peers_at_once(number: int) -> None:
+    """They wait for each other, and everybody's turn comes."""
+    made, guilty = engine(block_at=1.0), Guilty()
+    for n in range(number):
+        peer = made.scores.peer(v4(n)[0], 1.0)
+        made.scores.charge(peer, Kind.CHURN, "", 9.0, 1.0)
+        guilty.peers[peer.key] = peer
+    assert lines(lambda: made.sentences.on(guilty, 1.0)) < 10 * LINES * sentences.AT_ONCE
+    assert lines(lambda: made.feed([], 1.0)) < 10 * LINES * sentences.AT_ONCE
+    while made.sentences.waiting:
+        made.feed([], 1.0)
+    assert made.lists.size(ListName.BLOCK) == number
+
+
+@EITHER
+def test_sessions_that_a_reload_leaves(number: int) -> None:
+    made = engine()
+    made.feed(opened(v4(n) for n in range(number)), 1.0)
+    assert lines(lambda: made.look([(587, 4)])) < LINES
+    for n in range(number // sessions.SLICE + 2):
+        now = 2.0 + n / 4
+        assert lines(lambda now=now: made.tick(now)) < BOUND  # type: ignore[misc]
+    assert not len(made.sessions)
 
 
 @EITHER

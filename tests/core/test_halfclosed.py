@@ -3,7 +3,7 @@
 from typing import Any
 
 from dpsd.core.events import State
-from dpsd.core.halfclosed import MOST, HalfClosed
+from dpsd.core.halfclosed import MOST, NEW, OVERSTAYS, HalfClosed
 from dpsd.core.scores import Peer
 from dpsd.core.session import Note, Session
 from tests.core.transcript import Stage
@@ -59,12 +59,28 @@ def test_no_more_are_followed_than_can_be_looked_at() -> None:
         return Session(key, peer, 25, State.ESTABLISHED, now)
 
     half_closed = HalfClosed(begin)
-    notes = half_closed.take(range(10 * MOST), lambda _: 60.0, 0.0)
+    notes = [
+        note
+        for now in range(MOST // NEW + 1)
+        for note in half_closed.take(range(10 * MOST), lambda _: 60.0, float(now))
+    ]
     assert len(notes) == len(half_closed) == len(begun) == peer.open == MOST
     assert {note for note, *_ in notes} == {Note.FOUND}
-    notes = half_closed.take((), lambda _: 60.0, 1.0)
+    notes = half_closed.take((), lambda _: 60.0, 5.0)
     assert len(notes) == MOST
     assert (len(half_closed), peer.open) == (0, 0)
+
+
+def test_of_many_that_overstay_each_is_charged_for_all_of_it() -> None:
+    peer, many = Peer(b"peer", 1.0, 0.0), 2 * OVERSTAYS
+    half_closed = HalfClosed(lambda key, now: Session(key, peer, 25, State.ESTABLISHED, now))
+    for now in (0.0, 10.0, 11.0):
+        notes = half_closed.take(range(many), lambda _: 10.0, now)
+        assert now or len(notes) == many
+    notes = half_closed.take(range(many), lambda _: 10.0, 13.0)
+    more = half_closed.overstays()
+    assert [what for note, _, what in notes if note == Note.OVERSTAY] == [3.0] * OVERSTAYS
+    assert [what for _, _, what in more] == [2.0] * OVERSTAYS
 
 
 def test_nobody_pays_for_a_time_in_which_nobody_looked() -> None:

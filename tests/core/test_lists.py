@@ -1,6 +1,6 @@
 """The lists against a model of them."""
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -95,3 +95,14 @@ def test_white_goes_before_black_before_block_whatever_the_width() -> None:
 def test_an_ipv4_entry_says_nothing_of_ipv6() -> None:
     lists = Lists([entry(ListName.BLOCK, parse_network("0.0.0.0/0"))])
     assert lists.decisive(parse_network("::1")) is None
+
+
+def test_other_entries_take_the_place_of_all() -> None:
+    lists = Lists([Entry(ListName.WHITE, ip_network("10.0.0.0/8"), "", "config", 0.0)])
+    other = Entry(ListName.BLOCK, ip_network("192.0.2.0/24"), "", "score", 0.0, 9.0)
+    lists.replace([other])
+    assert (list(lists), lists.elements()) == ([other], {(other.list, other.peer): 9.0})
+    assert not lists.holds(ListName.WHITE, bytes((10, 0, 0, 1)))
+    assert lists.holds(ListName.BLOCK, bytes((192, 0, 2, 1)))
+    assert lists.covering(ListName.WHITE, ip_network("10.0.0.1")) is None
+    assert lists.expire(9.0) == [other]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dpsd.core.evidence import Evidence, Kind
 from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import PeerSize
-from dpsd.core.scores import TIME_WAITS_END, Scores
+from dpsd.core.scores import FOR_A_NEW_ONE, TIME_WAITS_END, Scores
 from dpsd.core.session import Session
 from tests.core.transcript import network
 
@@ -203,9 +203,9 @@ def test_a_lost_time_wait_is_not_remembered_for_ever(scores: Scores) -> None:
 def test_of_too_many_the_least_are_forgotten(
     scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpsd.core.scores.MOST", 100)
     for number in range(104):
         scores.earn(scores.peer(bytes((number,)), 0.0), 1.0 + number, 1000.0, 0.0)
+    monkeypatch.setattr("dpsd.core.scores.MOST", 100)
     least = scores.get(b"\0")
     assert least is not None
     least.sessions["a session"] = cast(Session, None)  # whoever is there stays
@@ -217,6 +217,15 @@ def test_of_too_many_the_least_are_forgotten(
     assert kept == [0, *range(gone + 1, 104)]
     scores.prune(1000.0)
     assert len(scores) == len(kept)
+
+
+def test_there_are_never_many_more_however_fast_they_come(
+    scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpsd.core.scores.MOST", 100)
+    for number in range(1000):
+        scores.peer(number.to_bytes(2), 0.0)
+        assert len(scores) <= 100 + FOR_A_NEW_ONE
 
 
 def test_who_left_a_list_by_the_way_starts_clean_when_it_is_looked_at(scores: Scores) -> None:

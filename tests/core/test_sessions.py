@@ -171,9 +171,6 @@ def test_a_dump_that_failed_ends_nothing() -> None:
         ((25, 4), [f"{A}@587", V6]),
         ((587, 4), [A, V6]),
         ((25, 6), [A, f"{A}@587"]),
-        ((25, 0), [f"{A}@587"]),
-        ((0, 4), [V6]),
-        ((0, 0), []),
     ],
 )
 def test_a_dump_speaks_only_of_its_port_and_family(scope: tuple[int, int], left: list[str]) -> None:

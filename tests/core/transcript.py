@@ -259,7 +259,7 @@ class Stage:
     def _entries(self, scope: tuple[int, int]) -> Iterator[Event]:
         for key, row in self.table.items():
             version = 6 if ":" in key[0] else 4
-            if scope[0] in (0, key[3]) and scope[1] in (0, version):
+            if scope == (key[3], version):
                 yield (ENTRY, key, row.status, row.state, row.flags, self._measure(row))
 
     def _measure(self, row: Row) -> Measure:
