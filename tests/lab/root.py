@@ -2,7 +2,7 @@
 
 `python -m tests.lab.root` installs the distribution's packages into an overlay of `/` and keeps the
 difference as `.lab/*.tar`. A run unpacks that into a throw-away overlay: neither the host nor the
-cache is ever written to.
+cache is ever written to. `python -m tests.lab.root haproxy` makes another copy with that one.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.lab import private
 
 PACKAGES = ("postfix", "fail2ban", "python3-pyinotify")  # the last: as fail2ban recommends
+HAPROXY = ("haproxy",)
 CACHE = Path(__file__).parents[2] / ".lab"
 
 
@@ -23,10 +24,10 @@ class RootError(RuntimeError):
     """The copy couldn't be made, or the packages not installed; the message says why."""
 
 
-def archive() -> Path:
+def archive(packages: tuple[str, ...] = PACKAGES) -> Path:
     """Where this distribution's installed packages are kept."""
     release = platform.freedesktop_os_release()
-    name = "-".join(PACKAGES)
+    name = "-".join(packages)
     return CACHE / f"{name}-{release['ID']}-{release.get('VERSION_ID', 'sid')}.tar"
 
 
@@ -73,9 +74,9 @@ class Root:
         self._base.rmdir()
 
 
-def install() -> None:
-    """Install PACKAGES into a copy of the root, with the host's network; keep the difference."""
-    target = archive()
+def install(packages: tuple[str, ...] = PACKAGES) -> None:
+    """Install packages into a copy of the root, with the host's network; keep the difference."""
+    target = archive(packages)
     if target.exists():
         return
     resolver = Path("/etc/resolv.conf").read_text("utf-8")  # perhaps a link below /run: read it now
@@ -89,7 +90,7 @@ def install() -> None:
     steps = (
         (["apt-get", "-q", "update"], ""),
         (["debconf-set-selections"], choice),
-        (["apt-get", "-qy", "install", "--no-install-recommends", *PACKAGES], ""),
+        (["apt-get", "-qy", "install", "--no-install-recommends", *packages], ""),
     )
     for argv, stdin in steps:
         done = subprocess.run(
@@ -130,6 +131,10 @@ def _tar(action: str, file: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        sys.exit("usage: python -m tests.lab.root")
-    install()
+    match sys.argv[1:]:
+        case []:
+            install()
+        case ["haproxy"]:
+            install(HAPROXY)
+        case _:
+            sys.exit("usage: python -m tests.lab.root [haproxy]")
