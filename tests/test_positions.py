@@ -11,6 +11,8 @@ import pytest
 
 from tests.lab.box import Box
 from tests.lab.net import ATTACK4, ATTACK6, MAIL4, MAIL6, Net, source4, source6
+from tests.lab.positions import page, picture
+from tests.lab.positions.__main__ import PAGE, RESULTS
 from tests.lab.positions.haproxy import configuration
 from tests.lab.positions.matrix import CASES, JUDGED, Cell, cells, trial
 from tests.lab.positions.measured import Measured, compact, line, load, measured
@@ -193,6 +195,43 @@ def test_a_line_of_results_is_read_back_and_a_later_one_replaces_it(tmp_path: Pa
     path.write_text(line(made("host/hold/1", 5)) + line(other) + line(again))
     compact(load(path), [other.cell, again.cell], path)
     assert path.read_text() == line(other) + line(again)
+
+
+def keyed(*runs: Measured) -> dict[str, Measured]:
+    return {run.cell.key: run for run in runs}
+
+
+def test_the_worst_attack_stands_for_a_position() -> None:
+    runs = keyed(
+        made("host/hold/1", 10),
+        made("host/churn/1", 9, recovery=2.5, listings=[1.0, 1.0, 1.0, 1.0]),
+        made("host/bare/1", 1, told={}, recovery=None),
+        made("watch/hold/1", 5, recovery=None, listings=[]),
+    )
+    row = "host or DMZ | the server's own host | 90 % | 2.5 s | 50 % | 0 | 18 | 0 | 5.00 ms | 12 %"
+    assert page.table(runs).splitlines()[2:] == [f"| {row} |"]
+    row = "observation: gets a copy of each frame | 50 % | - | 0 % | 0 | 8 | 9 | 0"
+    assert page.off_path(runs).splitlines()[2:] == [f"| {row} |"]
+    assert page.mail(runs).splitlines()[2].startswith("| the server's own host | - | 10 % | 100 %")
+
+
+def test_who_was_wronged_is_named() -> None:
+    runs = keyed(made("host/hold/1", 9, wronged={"192.0.2.1": "single: blocked.\nWhy: resets"}))
+    assert page.wronged(runs) == "- `host/hold/1`: 192.0.2.1, single: blocked. Why: resets"
+    assert page.wronged(keyed(made("host/hold/1", 9))) == "None."
+
+
+def test_the_committed_page_is_made_of_the_committed_results() -> None:
+    text = PAGE.read_text("utf-8")
+    assert page.render(text, load(RESULTS)) == text
+
+
+def test_a_picture_is_drawn_from_what_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "made.svg"
+    picture.draw({}, path)
+    assert not path.exists()
+    picture.draw(keyed(made("host/hold/1", 10), made("watch/hold/1", 5)), path)
+    assert "100 slots" in path.read_text("utf-8")
 
 
 def test_the_usual_position_is_the_servers_own_host() -> None:

@@ -221,6 +221,12 @@ class BehindProxy(Inside):
         super().__init__(prefix)
         self.box = self.server
 
+    def build(self) -> None:
+        """The same, without a way out for the server: else the proxy were white as its gateway."""
+        super().build()
+        for version in ("-4", "-6"):
+            self.server.run("ip", version, "route", "del", "default")
+
 
 class Bridge(Net):
     """dpsd's host is a bridge between world and server; it has an address there, too."""
