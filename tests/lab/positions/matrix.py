@@ -11,6 +11,8 @@ from tests.lab.trial import Trial
 PEACE, SECONDS = 4.0, 30.0
 """Of a run, in seconds."""
 _SOURCES, _SESSIONS = 40, 10
+_FEW = ("host", "container", "haproxy", "gateway")
+"""Where it is tried what is no test of a position."""
 _CHURN = 1000.0
 """Sessions a second, of all sources together."""
 
@@ -26,6 +28,9 @@ class Case:
     everywhere: bool = True
     """Whether it is tried also off the path, and where nothing else is new to dpsd."""
 
+    only: tuple[str, ...] = ()
+    """The positions at which it is tried; empty: at all."""
+
     @property
     def attacks(self) -> tuple[Attack, ...]:
         """40 sources of both families in turn, with 10 sessions each."""
@@ -38,11 +43,11 @@ CASES = {
     "hold": Case("hold", "hold"),
     "churn": Case("churn", "churn", everywhere=False),
     "halfclose": Case("half-close", "halfclose", everywhere=False),
-    "drip": Case("drip", "drip", everywhere=False),
     "noop": Case("noop", "noop", everywhere=False),
+    "drip": Case("drip", "drip", everywhere=False),
+    "bare": Case("hold, no dpsd", "hold", dpsd=False, only=_FEW),
     "silent": Case("silent", "silent", everywhere=False),
-    "bare": Case("hold, no dpsd", "hold", dpsd=False),
-    "peace": Case("no attack", None),
+    "peace": Case("no attack", None, only=_FEW),
 }
 """In the order in which they are tried: the most telling first."""
 JUDGED = tuple(name for name, case in CASES.items() if case.kind and case.dpsd)
@@ -87,5 +92,6 @@ def _matrix(rounds: int) -> Iterator[Cell]:
     for number in range(1, rounds + 1):
         for name, case in CASES.items():
             for position in POSITIONS.values():
-                if case.everywhere or (position.on_path and not position.like):
+                whole = position.on_path and not position.like
+                if (case.everywhere or whole) and position.name in (case.only or POSITIONS):
                     yield Cell(position.name, name, number)

@@ -105,7 +105,7 @@ _ALL = (
     ),
     Position(
         "haproxy-proxy",
-        "the same, with the PROXY protocol",
+        "host of HAProxy, with the PROXY protocol",
         networks.Inside,
         port25=_PROXIED,
         door=(networks.CONTAINER4, _DOOR),
@@ -153,7 +153,7 @@ _ALL = (
     ),
     Position(
         "uplink",
-        "the same, with an interface to send by",
+        "observation, and an interface to send by",
         networks.Uplink,
         # Whoever is listed would still get through, and no longer be seen.
         {**SERVERS, "policy": {"block_at": 1_000_000}},
