@@ -39,8 +39,9 @@ venv: .venv/ready
 	$(PYTHON) -m tests.lab.root
 	touch $@
 
-.lab/haproxy: .venv/dev tests/lab/root.py
+.lab/positions: .venv/dev tests/lab/root.py
 	$(PYTHON) -m tests.lab.root haproxy
+	$(PYTHON) -m tests.lab.root docker-proxy
 	touch $@
 
 test: .venv/dev .lab/ready
@@ -55,7 +56,7 @@ demo: .venv/dev .lab/ready
 evaluate: .venv/dev .lab/ready
 	$(PYTHON) -m tests.lab.evaluate
 
-positions: .venv/dev .lab/ready .lab/haproxy
+positions: .venv/dev .lab/ready .lab/positions
 	$(PYTHON) -m tests.lab.positions
 
 bench: .venv/dev

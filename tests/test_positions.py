@@ -19,7 +19,7 @@ from tests.lab.positions.measured import Measured, compact, line, load, measured
 from tests.lab.positions.networks import CONTAINER4, INSIDE, Gateway, Mirror
 from tests.lab.positions.position import HOST, POSITIONS, Position
 from tests.lab.result import Cut, Mail, Result, Sample
-from tests.lab.root import HAPROXY, archive
+from tests.lab.root import HAPROXY, archive, docker_proxy
 
 PEERS = {4: source4(ATTACK4, 1), 6: source6(ATTACK6, 1)}
 TO = {4: str(MAIL4), 6: str(MAIL6)}
@@ -68,6 +68,8 @@ def placed(request: pytest.FixtureRequest) -> Iterator[tuple[Net, Position, sock
     position: Position = POSITIONS[request.param]
     if "haproxy" in position.name and not archive(HAPROXY).exists():
         pytest.skip("HAProxy isn't installed: python -m tests.lab.root haproxy")
+    if position.name == "relay" and not docker_proxy().exists():
+        pytest.skip("docker-proxy isn't there: python -m tests.lab.root docker-proxy")
     with ExitStack() as stack:
         net = stack.enter_context(position.network("p-"))
         with net.server.entered():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,11 +49,11 @@ class Box:
 class Meter:
     """Looks at dpsd and at what is in front while a run goes on."""
 
-    def __init__(self, daemon: Dpsd | None, front: int | None) -> None:
+    def __init__(self, daemon: Dpsd | None, front: Sequence[int]) -> None:
         self._daemon = daemon
-        self._pids = {"dpsd": daemon.pid} if daemon else {}
-        if front is not None:
-            self._pids["front"] = front
+        self._pids = {"dpsd": [daemon.pid]} if daemon else {}
+        if front:
+            self._pids["front"] = [*front]
         self._first: tuple[float, dict[str, float]] | None = None
         self._last: tuple[float, dict[str, float]] | None = None
         self._asked: subprocess.Popen[bytes] | None = None
@@ -62,7 +63,7 @@ class Meter:
         """A moment of the run; `seconds`: how long the attack is watched."""
         if not self._pids or not 0 <= sample.at < seconds:
             return
-        self._last = (sample.at, {name: spent(pid) for name, pid in self._pids.items()})
+        self._last = (sample.at, {name: spent(pids) for name, pids in self._pids.items()})
         self._first = self._first or self._last
         if self._daemon and self._asked is None and sample.at >= _ASK_AT * seconds:
             self._established = sample.attackers["ESTAB"] + sample.honest["ESTAB"]
@@ -81,9 +82,9 @@ class Meter:
         return Box(round(ended - began, 1), cpu, told, self._established)
 
 
-def spent(pid: int) -> float:
-    """Seconds of processor time of a process, its children that are over, and those that live."""
-    total, wanted = 0.0, {pid}
+def spent(pids: Iterable[int]) -> float:
+    """Seconds of processor time of processes, their children that are over, and those that live."""
+    total, wanted = 0.0, {*pids}
     for each in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
         try:
             words = Path(f"/proc/{each}/stat").read_text("ascii").rpartition(")")[2].split()

@@ -2,7 +2,8 @@
 
 `python -m tests.lab.root` installs the distribution's packages into an overlay of `/` and keeps the
 difference as `.lab/*.tar`. A run unpacks that into a throw-away overlay: neither the host nor the
-cache is ever written to. `python -m tests.lab.root haproxy` makes another copy with that one.
+cache is ever written to. `python -m tests.lab.root haproxy` makes another copy with that one, and
+`python -m tests.lab.root docker-proxy` takes that program out of its package.
 """
 
 import os
@@ -112,6 +113,34 @@ def install(packages: tuple[str, ...] = PACKAGES) -> None:
     Path(part.name).rename(target)
 
 
+def docker_proxy() -> Path:
+    """Where this distribution's docker-proxy is kept."""
+    return archive(("docker-proxy",)).with_suffix("")
+
+
+def take_docker_proxy() -> None:
+    """Take it out of the package docker.io, which isn't installed anywhere."""
+    target = docker_proxy()
+    if target.exists():
+        return
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        Path(folder).chmod(0o777)  # apt fetches as a user of its own
+        done = subprocess.run(
+            ["apt-get", "-q", "download", "docker.io"],
+            cwd=folder,
+            text=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        packages = [*Path(folder).glob("docker.io_*.deb")]
+        if done.returncode != 0 or not packages:
+            raise RootError(f"docker.io can't be fetched:\n{done.stdout}")
+        subprocess.run(["dpkg-deb", "-x", packages[0], f"{folder}/x"], check=True)
+        Path(folder, "x/usr/sbin/docker-proxy").rename(target)
+
+
 def _tar(action: str, file: Path, directory: Path) -> None:
     """Pack or unpack a layer with owners, modes and the overlay's own marks (trusted.*)."""
     subprocess.run(
@@ -136,5 +165,7 @@ if __name__ == "__main__":
             install()
         case ["haproxy"]:
             install(HAPROXY)
+        case ["docker-proxy"]:
+            take_docker_proxy()
         case _:
-            sys.exit("usage: python -m tests.lab.root [haproxy]")
+            sys.exit("usage: python -m tests.lab.root [haproxy|docker-proxy]")

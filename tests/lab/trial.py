@@ -100,7 +100,7 @@ def run(trial: Trial, watch: Watch | None = None, prefix: str = "") -> Result:
             stack.enter_context(daemon)
         if trial.fail2ban:
             jail = stack.enter_context(Fail2ban(net.mail, postfix.root))
-        meter = Meter(daemon, front.pid if front else None)
+        meter = Meter(daemon, front.pids if front else [])
         return _Run(trial, net, directory, daemon, jail, meter).carry_out(watch)
 
 

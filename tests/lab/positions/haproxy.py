@@ -43,7 +43,12 @@ class HAProxy:
         self._space = space
         self._root = Root(f"haproxy-{space.name}")
         self._settings = configuration(to, proxied=proxied)
-        self.pid = 0
+        self._pid = 0
+
+    @property
+    def pids(self) -> list[int]:
+        """Its process ids, once started."""
+        return [self._pid] if self._pid else []
 
     def __enter__(self) -> Self:
         if not archive(HAPROXY).exists():
@@ -54,16 +59,16 @@ class HAProxy:
             # It goes into the background once it listens.
             run = ("haproxy", "-D", "-f", f"/{_CONFIG}", "-p", f"/{_PID}")
             self._space.run(*self._root.command(*run))
-            self.pid = int((self._root.path / _PID).read_text("ascii"))
+            self._pid = int((self._root.path / _PID).read_text("ascii"))
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pid:
+        if self._pid:
             with contextlib.suppress(ProcessLookupError):
-                died = os.pidfd_open(self.pid)
+                died = os.pidfd_open(self._pid)
                 try:
                     signal.pidfd_send_signal(died, signal.SIGTERM)
                     select.select([died], [], [], 10)  # it is init's child: nothing to wait(2) for

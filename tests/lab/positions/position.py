@@ -8,8 +8,8 @@ from typing import Protocol
 from tests.lab.dpsd import Section
 from tests.lab.net import MAIL4, MAIL6, Net
 from tests.lab.positions import networks
+from tests.lab.positions.dockerproxy import DockerProxy
 from tests.lab.positions.haproxy import HAProxy
-from tests.lab.positions.relay import Relay
 from tests.lab.postfix import SMTPD
 
 SERVERS: Mapping[str, Section] = {"protect": {"addresses": [str(MAIL4), str(MAIL6)]}}
@@ -25,11 +25,11 @@ _PROXIED = (
 
 
 class Front(Protocol):
-    """A process that peers talk to instead of the mail server."""
+    """What peers talk to instead of the mail server."""
 
     @property
-    def pid(self) -> int:
-        """Its process id, once started."""
+    def pids(self) -> list[int]:
+        """Its process ids, once started."""
 
 
 FrontOf = Callable[[Net], AbstractContextManager[Front]]
@@ -59,8 +59,8 @@ class Position:
     """Whether dpsd sees each peer's sessions and can refuse its packets; else it can only tell."""
 
 
-def _relay(net: Net) -> Relay:
-    return Relay(net.public, networks.CONTAINER4)
+def _relay(net: Net) -> DockerProxy:
+    return DockerProxy(net.public, networks.CONTAINER4)
 
 
 def _haproxy(net: Net) -> HAProxy:
@@ -87,7 +87,7 @@ _ALL = (
     ),
     Position(
         "relay",
-        "host of a container, ports relayed (docker-proxy)",
+        "host of a container, ports relayed by docker-proxy",
         networks.Inside,
         postfix=ONE_CLIENT,
         door=_INSIDE,
