@@ -22,35 +22,37 @@ class Case:
     """An attack as the page names it."""
 
     title: str
-    kind: str | None
-    """The kind of agent; None: no attack."""
+    kinds: tuple[str, ...] = ()
+    """The kinds of agent, which share the sources; none: no attack."""
     dpsd: bool = True
     everywhere: bool = True
     """Whether it is tried also off the path, and where nothing else is new to dpsd."""
-
     only: tuple[str, ...] = ()
     """The positions at which it is tried; empty: at all."""
 
     @property
     def attacks(self) -> tuple[Attack, ...]:
         """40 sources of both families in turn, with 10 sessions each."""
-        if self.kind is None:
-            return ()
-        return (Attack(self.kind, _SOURCES, _SESSIONS, family="46", rate=_CHURN),)
+        share = _SOURCES // max(1, len(self.kinds))
+        return tuple(
+            Attack(kind, share, _SESSIONS, family="46", rate=_CHURN, first=share * number)
+            for number, kind in enumerate(self.kinds)
+        )
 
 
 CASES = {
-    "hold": Case("hold", "hold"),
-    "churn": Case("churn", "churn", everywhere=False),
-    "halfclose": Case("half-close", "halfclose", everywhere=False),
-    "noop": Case("noop", "noop", everywhere=False),
-    "drip": Case("drip", "drip", everywhere=False),
-    "bare": Case("hold, no dpsd", "hold", dpsd=False, only=_FEW),
-    "silent": Case("silent", "silent", everywhere=False),
-    "peace": Case("no attack", None, only=_FEW),
+    "hold": Case("hold", ("hold",)),
+    "churn": Case("churn", ("churn",), everywhere=False),
+    "four": Case("four at once", ("noop", "drip", "silent", "halfclose"), everywhere=False),
+    "bare": Case("hold, no dpsd", ("hold",), dpsd=False, only=_FEW),
+    "halfclose": Case("half-close", ("halfclose",), everywhere=False),
+    "noop": Case("noop", ("noop",), everywhere=False),
+    "drip": Case("drip", ("drip",), everywhere=False),
+    "silent": Case("silent", ("silent",), everywhere=False),
+    "peace": Case("no attack", only=_FEW),
 }
 """In the order in which they are tried: the most telling first."""
-JUDGED = tuple(name for name, case in CASES.items() if case.kind and case.dpsd)
+JUDGED = tuple(name for name, case in CASES.items() if case.kinds and case.dpsd)
 """The attacks under which dpsd has to hold."""
 
 
