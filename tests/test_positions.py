@@ -175,8 +175,8 @@ def test_what_is_kept_of_a_run() -> None:
                 (1.2, Counter(ESTAB=3), Counter()),
             )
         ],
-        frozenset({"198.51.100.1", "198.51.100.2"}),
-        {"198.51.100.1": 1.25, "192.0.2.3": 1.5},
+        frozenset({"10.99.128.1", "10.99.128.3"}),
+        {"10.99.128.1": 1.25, "192.0.2.3": 1.5},
         over=9.0,
         cuts=[Cut(0.5, "single", "192.0.2.2", "mail")],
         box=Box(2.0, {"dpsd": 0.1}, {"pressure": 0.5, "sessions": {"open": 3}}, 4),
@@ -189,6 +189,7 @@ def test_what_is_kept_of_a_run() -> None:
     assert found.per_session("dpsd") == 2.0
     assert found.per_session("front") is None
     assert found.load("dpsd") == 0.05
+    assert found.by_kind == {"hold": [1, 2]}
     assert list(found.wronged) == ["192.0.2.3"]
 
 

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tests.lab.evaluate.outcome import STARVED
-from tests.lab.positions.matrix import Cell
+from tests.lab.positions.matrix import Cell, trial
 from tests.lab.result import Result
 
 _TOLD = ("pressure", "ended", "not_ended", "not_ended_why")
@@ -51,6 +51,8 @@ class Measured:
     late: float
     """By how much the latest twentieth of honest senders began late, at least."""
     machine: str
+    by_kind: dict[str, list[int]] = field(default_factory=dict)
+    """Kind of agent to [listed, attackers]; empty: a run from before these were counted."""
 
     @property
     def cell(self) -> Cell:
@@ -119,6 +121,11 @@ def measured(cell: Cell, result: Result, machine: str) -> Measured:
         told,
         result.lateness,
         machine,
+        {
+            attack.kind: [len(result.blocked.keys() & sources), len(result.attackers & sources)]
+            for attack in trial(cell).attacks
+            for sources in [frozenset(attack.addresses())]
+        },
     )
 
 
