@@ -14,7 +14,7 @@ from tests.lab.net import ATTACK4, ATTACK6, MAIL4, MAIL6, Net, source4, source6
 from tests.lab.positions import page, picture
 from tests.lab.positions.__main__ import PAGE, RESULTS
 from tests.lab.positions.haproxy import configuration
-from tests.lab.positions.matrix import JUDGED, Cell, cells, trial
+from tests.lab.positions.matrix import CASES, JUDGED, Cell, cells, trial
 from tests.lab.positions.measured import Measured, compact, line, load, measured
 from tests.lab.positions.networks import CONTAINER4, INSIDE, Gateway, Mirror
 from tests.lab.positions.position import HOST, POSITIONS, Position
@@ -217,6 +217,13 @@ def test_the_worst_attack_stands_for_a_position() -> None:
     row = "observation: gets a copy of each frame | 50 % | - | 0 % | 0 | 8 | 9 | 0"
     assert page.off_path(runs).splitlines()[2:] == [f"| {row} |"]
     assert page.mail(runs).splitlines()[2].startswith("| the server's own host | - | 10 % | 100 %")
+
+
+def test_of_four_attacks_each_kind_is_told() -> None:
+    four = {kind: [1, 2] for kind in CASES["four"].kinds} | {"halfclose": [0, 2]}
+    runs = keyed(made("host/four/1", 9, by_kind=four), made("relay/four/1", 9))
+    row = "| the server's own host | 1 of 2 | 1 of 2 | 1 of 2 | 0 of 2 |"
+    assert page.kinds(runs).splitlines()[2:] == [row]
 
 
 def test_who_was_wronged_is_named() -> None:

@@ -87,6 +87,20 @@ def listed(runs: Runs) -> str:
     return _by_case(runs, JUDGED, _listed)
 
 
+def kinds(runs: Runs) -> str:
+    """Of four attacks at once, how many attackers of each kind were listed."""
+    names = CASES["four"].kinds
+    made = {name: rounds(runs, name, "four") for name in POSITIONS}
+    return _table(
+        ("position", *names),
+        (
+            [POSITIONS[name].title, *(_of(found, kind) for kind in names)]
+            for name, found in made.items()
+            if any(run.by_kind for run in found)
+        ),
+    )
+
+
 def freed(runs: Runs) -> str:
     """What the server had and dpsd knew under hold: sessions, of 100 slots."""
     head = ("position", "server, no dpsd", "server", "dpsd knew", "server at that moment")
@@ -136,6 +150,7 @@ PARTS: dict[str, Callable[[Runs], str]] = {
     "mail": mail,
     "recovery": recovery,
     "listed": listed,
+    "kinds": kinds,
     "freed": freed,
     "cost": cost,
     "wronged": wronged,
@@ -234,6 +249,11 @@ def _listed(made: list[Measured]) -> str:
     return _percent(_part_listed(made)) + (f", {when:.0f} s" if when is not None else "")
 
 
+def _of(made: list[Measured], kind: str) -> str:
+    counts = [run.by_kind[kind] for run in made if kind in run.by_kind]
+    return " of ".join(str(sum(each[i] for each in counts)) for i in (0, 1))
+
+
 def _by_case(runs: Runs, cases: tuple[str, ...], told: Callable[[list[Measured]], str]) -> str:
     return _table(
         ("position", *(CASES[case].title for case in cases)),
@@ -246,7 +266,10 @@ def _by_case(runs: Runs, cases: tuple[str, ...], told: Callable[[list[Measured]]
 
 
 def _percent(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.0%}".replace("%", " %")
+    """Nearly all isn't all, so that is told to a tenth."""
+    if value is None:
+        return _NOTHING
+    return f"{value:.{1 if 0.99 <= value < 1 else 0}%}".replace("%", " %")
 
 
 def _seconds(value: float | None) -> str:
