@@ -1,6 +1,7 @@
 """What is kept of a run at a position: plain data and arithmetic."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,9 @@ from tests.lab.evaluate.outcome import STARVED
 from tests.lab.positions.matrix import Cell, trial
 from tests.lab.result import Result
 
+BUSY = 3.0
+"""Load for each processor. A run alone makes 1 to 1.5; with more than this, others worked, too, and
+dpsd and Postfix had to wait for each other longer than attackers do."""
 _TOLD = ("pressure", "ended", "not_ended", "not_ended_why")
 
 
@@ -53,6 +57,8 @@ class Measured:
     machine: str
     by_kind: dict[str, list[int]] = field(default_factory=dict)
     """Kind of agent to [listed, attackers]; empty: a run from before these were counted."""
+    busy: float | None = None
+    """The machine's load in the run's last minute, for each processor; None: not looked at."""
 
     @property
     def cell(self) -> Cell:
@@ -62,7 +68,7 @@ class Measured:
     @property
     def starved(self) -> bool:
         """Whether the machine was too busy."""
-        return self.late > STARVED
+        return self.late > STARVED or (self.busy or 0.0) > BUSY
 
     @property
     def share(self) -> float:
@@ -126,6 +132,7 @@ def measured(cell: Cell, result: Result, machine: str) -> Measured:
             for attack in trial(cell).attacks
             for sources in [frozenset(attack.addresses())]
         },
+        round(os.getloadavg()[0] / (os.cpu_count() or 1), 2),
     )
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from tests.lab.positions.matrix import CASES, JUDGED
-from tests.lab.positions.measured import Measured, median_of, rounds
+from tests.lab.positions.measured import BUSY, Measured, median_of, rounds
 from tests.lab.positions.position import POSITIONS, Position
 
 Runs = Mapping[str, Measured]
@@ -27,8 +27,8 @@ def machines(runs: Runs) -> str:
     often = "one round each" if most == 1 else f"up to {most} rounds each"
     return (
         f"{len(runs)} runs, {often}, on: {'; '.join(names)}. In the busiest of them one in twenty"
-        f" honest senders began {late:.2f} s late or more. Starved runs (more than 0.25 s):"
-        f" {starved or 'none'}."
+        f" honest senders began {late:.2f} s late or more. Starved runs (marked \\*: more than"
+        f" 0.25 s, or a load of more than {BUSY:g} for each processor): {starved or 'none'}."
     )
 
 
@@ -181,7 +181,8 @@ def _least(runs: Runs, position: Position) -> list[str]:
         None if None in times else max((each for each in times if each is not None), default=0)
     )
     return [
-        _percent(min((each for each in shares if each is not None), default=None)),
+        _percent(min((each for each in shares if each is not None), default=None))
+        + _star(run for case in made for run in case),
         _seconds(slowest),
         _percent(min(parts, default=None)),
         str(sum(len(run.wronged) for case in made for run in case)),
@@ -225,8 +226,12 @@ def _held(made: list[Measured]) -> float | None:
 
 
 def _share(made: list[Measured]) -> str:
-    star = "\\*" if any(run.starved for run in made) else ""
-    return _percent(median_of(run.share for run in made)) + star
+    return _percent(median_of(run.share for run in made)) + _star(made)
+
+
+def _star(made: Iterable[Measured]) -> str:
+    """For runs that the machine was too busy for."""
+    return "\\*" if any(run.starved for run in made) else ""
 
 
 def _median_recovery(made: list[Measured]) -> float | None:
