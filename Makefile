@@ -2,6 +2,7 @@
 # make test    everything that tests: ruff, mypy, unit, property, replay and real-kernel tests
 # make demo    the main job on real input, before and after, in namespaces of its own
 # make evaluate  every attack against every defence in the lab, for docs/evaluation.md: 6 hours
+# make positions  the same attacks at every position of dpsd, for docs/positions.md: an hour
 # make bench   the speed of it, side by side with conntrack(8) and pyroute2
 # make deb     the Debian package, built in a clean tree: dist/dpsd_*.deb
 # make test-package   builds and tries it on Debian 12 and 13; takes ten minutes
@@ -17,7 +18,7 @@ PACKAGES := python3-venv python3-pip python3-hatchling nftables python3-nftables
 MISSING = $(shell dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null \
   | sed -n 's/^installed //p' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort))
 
-.PHONY: venv test demo evaluate bench deb test-package tidy clean
+.PHONY: venv test demo evaluate positions bench deb test-package tidy clean
 .DELETE_ON_ERROR:
 
 venv: .venv/ready
@@ -38,6 +39,11 @@ venv: .venv/ready
 	$(PYTHON) -m tests.lab.root
 	touch $@
 
+.lab/positions: .venv/dev tests/lab/root.py
+	$(PYTHON) -m tests.lab.root haproxy
+	$(PYTHON) -m tests.lab.root docker-proxy
+	touch $@
+
 test: .venv/dev .lab/ready
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -49,6 +55,9 @@ demo: .venv/dev .lab/ready
 
 evaluate: .venv/dev .lab/ready
 	$(PYTHON) -m tests.lab.evaluate
+
+positions: .venv/dev .lab/ready .lab/positions
+	$(PYTHON) -m tests.lab.positions
 
 bench: .venv/dev
 	$(PYTHON) -m tests.bench

@@ -134,6 +134,14 @@ class Dpsd:
             raise AssertionError(f"dpsd {' '.join(args)}: {done.returncode}: {done.stderr}")
         return done
 
+    def begun(self, *args: str) -> subprocess.Popen[bytes]:
+        """A dpsd command that was started and isn't waited for; what it prints can be read."""
+        return subprocess.Popen(
+            self.space.command(*self._argv(*args)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+
     def json(self, *args: str) -> Any:
         """What a dpsd command prints with --json, parsed; it must succeed."""
         return json.loads(self.cli(*args, "--json", check=True).stdout)

@@ -110,17 +110,34 @@ class Namespace:
 
 
 class Net:
-    """`world` and `mail` with a wire between; a context manager that leaves nothing."""
+    """`world` and `mail` with a wire between; a context manager that leaves nothing.
+
+    dpsd's `box`, the mail `server` and its public addresses are all on `mail` here; on a network
+    whose parts are elsewhere (tests.lab.positions) they are not.
+    """
 
     def __init__(self, prefix: str = "") -> None:
         """`prefix` keeps two networks of one private world apart."""
         self.world = Namespace(f"{prefix}world")
         self.mail = Namespace(f"{prefix}mail")
+        self.box = self.server = self.public = self.mail
+        """Where dpsd is, where the mail server is, and who has MAIL4 and MAIL6."""
+
+    @property
+    def spaces(self) -> tuple[Namespace, ...]:
+        """All of its namespaces."""
+        return (self.world, self.mail)
 
     def __enter__(self) -> Self:
         private.require()
         try:
-            self._build()
+            for space in self.spaces:
+                _ip("netns", "add", space.name)
+            for space in self.spaces:
+                space.sysctl(ipv6__conf__default__accept_dad=0)  # else every start waits a second
+                space.run("ip", "link", "set", "lo", "up")
+            self._open_world()
+            self.build()
         except BaseException:
             self.close()
             raise
@@ -129,51 +146,54 @@ class Net:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _build(self) -> None:
-        world, mail = self.world, self.mail
-        for space in (world, mail):
-            _ip("netns", "add", space.name)
-        for space in (world, mail):
-            space.sysctl(ipv6__conf__default__accept_dad=0)  # else every start waits a second
-            space.run("ip", "link", "set", "lo", "up")
-        world.sysctl(
+    def _open_world(self) -> None:
+        self.world.sysctl(
             ipv4__ip_local_port_range="1024 65535",
             ipv6__ip_nonlocal_bind=1,  # AnyIP routes suffice to bind in IPv4, not in IPv6
             ipv4__tcp_tw_reuse=1,
             core__somaxconn=4096,
         )
-        mail.sysctl(core__somaxconn=4096)
-        world.run("ip", "link", "add", "mail", "type", "veth", "peer", "world", "netns", mail.name)
-        world.run(
-            "ip",
-            "-batch",
-            "-",
-            stdin=f"""
-            link set mail up
-            addr add {GATEWAY4}/24 dev mail
-            addr add {GATEWAY6}/64 dev mail nodad
-            route add local 10.99.0.0/16 dev lo
-            route add local 2001:db8:a000::/36 dev lo
-        """,
-        )
-        mail.run(
-            "ip",
-            "-batch",
-            "-",
-            stdin=f"""
-            link set world up
-            addr add {MAIL4}/24 dev world
-            addr add {MAIL6}/64 dev world nodad
-            route add default via {GATEWAY4}
-            route add default via {GATEWAY6}
-        """,
-        )
-        world.run("nft", "-f", "-", stdin=_SILENCE)
+        for prefix in ("10.99.0.0/16", "2001:db8:a000::/36"):
+            self.world.run("ip", "route", "add", "local", prefix, "dev", "lo")
+        self.world.run("nft", "-f", "-", stdin=_SILENCE)
+
+    def build(self) -> None:
+        """Join the namespaces, which are there by now, and give them addresses and routes."""
+        self.mail.sysctl(core__somaxconn=4096)
+        join(self.world, "mail", self.mail, "world")
+        address(self.world, "mail", f"{GATEWAY4}/24", f"{GATEWAY6}/64")
+        address(self.mail, "world", f"{MAIL4}/24", f"{MAIL6}/64")
+        default(self.mail, GATEWAY4, GATEWAY6)
 
     def close(self) -> None:
-        for space in (self.world, self.mail):
+        for space in self.spaces:
             if space.path.exists():
                 _ip("netns", "del", space.name)
+
+
+def join(one: Namespace, its: str, other: Namespace, others: str) -> None:
+    """A wire (veth) between two namespaces: interface `its` of the one, `others` of the other."""
+    one.run("ip", "link", "add", its, "type", "veth", "peer", others, "netns", other.name)
+    one.run("ip", "link", "set", its, "up")
+    other.run("ip", "link", "set", others, "up")
+
+
+def address(space: Namespace, device: str, *addresses: str) -> None:
+    """Give an interface addresses with prefix lengths, usable at once."""
+    for each in addresses:
+        space.run("ip", "addr", "add", each, "dev", device, *(["nodad"] if ":" in each else []))
+
+
+def route(space: Namespace, *routes: tuple[object, object]) -> None:
+    """Add routes: a prefix or `default` each, and the gateway to it."""
+    for to, via in routes:
+        version = "-6" if ":" in str(via) else "-4"
+        space.run("ip", version, "route", "add", str(to), "via", str(via))
+
+
+def default(space: Namespace, *gateways: object) -> None:
+    """Default routes by these gateways."""
+    route(space, *(("default", gateway) for gateway in gateways))
 
 
 def _ip(*argv: str) -> None:

@@ -84,12 +84,21 @@ class Postfix:
     """Postfix on ports 25, 465 (TLS) and 587 of a namespace; a context manager that starts and
     stops it."""
 
-    def __init__(self, space: Namespace, port25: Iterable[str] = (SMTPD,), /, **main: str) -> None:
-        """`port25`: the lines of master.cf that serve port 25.
+    def __init__(
+        self,
+        space: Namespace,
+        port25: Iterable[str] = (SMTPD,),
+        door: tuple[str, int] = (str(MAIL4), 25),
+        /,
+        **main: str,
+    ) -> None:
+        """`port25`: the lines of master.cf that serve port 25; `door`: where in its namespace it
+        has to greet once it is started.
 
         `main` changes or adds parameters of main.cf: `smtpd_timeout="60s"`.
         """
         self.space = space
+        self.door = door
         self.main = _MAIN | main
         self.master = "\n".join(port25) + _MASTER
         self.root = Root(f"postfix-{space.name}")
@@ -130,9 +139,9 @@ class Postfix:
             raise
 
     def greeting(self, timeout: float = 10) -> str:
-        """What it says to a new connection on port 25; `timeout` in seconds."""
+        """What it says to a new connection at its door; `timeout` in seconds."""
         with self.space.entered():
-            connection = socket.create_connection((str(MAIL4), 25), timeout)
+            connection = socket.create_connection(self.door, timeout)
         with connection:
             return connection.recv(512).decode("ascii", "replace")
 

@@ -9,6 +9,7 @@ from math import inf
 from statistics import median
 from typing import Any
 
+from tests.lab.box import Box
 from tests.lab.honest import KINDS
 
 NON_REGULAR = frozenset(
@@ -96,6 +97,10 @@ class Result:
     cuts: Sequence[Cut] = ()
     judged: frozenset[str] = frozenset()
     """The kinds of sender whose mail says how the attack went, when it isn't all."""
+    box: Box | None = None
+    """What dpsd's host told and spent, where there is dpsd or something in front."""
+    visits: int = 0
+    """The attackers' sessions that were opened while the attack was watched."""
 
     @property
     def counted(self) -> list[Mail]:

@@ -2,7 +2,8 @@
 
 `python -m tests.lab.root` installs the distribution's packages into an overlay of `/` and keeps the
 difference as `.lab/*.tar`. A run unpacks that into a throw-away overlay: neither the host nor the
-cache is ever written to.
+cache is ever written to. `python -m tests.lab.root haproxy` makes another copy with that one, and
+`python -m tests.lab.root docker-proxy` takes that program out of its package.
 """
 
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from tests.lab import private
 
 PACKAGES = ("postfix", "fail2ban", "python3-pyinotify")  # the last: as fail2ban recommends
+HAPROXY = ("haproxy",)
 CACHE = Path(__file__).parents[2] / ".lab"
 
 
@@ -23,10 +25,10 @@ class RootError(RuntimeError):
     """The copy couldn't be made, or the packages not installed; the message says why."""
 
 
-def archive() -> Path:
+def archive(packages: tuple[str, ...] = PACKAGES) -> Path:
     """Where this distribution's installed packages are kept."""
     release = platform.freedesktop_os_release()
-    name = "-".join(PACKAGES)
+    name = "-".join(packages)
     return CACHE / f"{name}-{release['ID']}-{release.get('VERSION_ID', 'sid')}.tar"
 
 
@@ -73,9 +75,9 @@ class Root:
         self._base.rmdir()
 
 
-def install() -> None:
-    """Install PACKAGES into a copy of the root, with the host's network; keep the difference."""
-    target = archive()
+def install(packages: tuple[str, ...] = PACKAGES) -> None:
+    """Install packages into a copy of the root, with the host's network; keep the difference."""
+    target = archive(packages)
     if target.exists():
         return
     resolver = Path("/etc/resolv.conf").read_text("utf-8")  # perhaps a link below /run: read it now
@@ -89,7 +91,7 @@ def install() -> None:
     steps = (
         (["apt-get", "-q", "update"], ""),
         (["debconf-set-selections"], choice),
-        (["apt-get", "-qy", "install", "--no-install-recommends", *PACKAGES], ""),
+        (["apt-get", "-qy", "install", "--no-install-recommends", *packages], ""),
     )
     for argv, stdin in steps:
         done = subprocess.run(
@@ -111,6 +113,34 @@ def install() -> None:
     Path(part.name).rename(target)
 
 
+def docker_proxy() -> Path:
+    """Where this distribution's docker-proxy is kept."""
+    return archive(("docker-proxy",)).with_suffix("")
+
+
+def take_docker_proxy() -> None:
+    """Take it out of the package docker.io, which isn't installed anywhere."""
+    target = docker_proxy()
+    if target.exists():
+        return
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        Path(folder).chmod(0o777)  # apt fetches as a user of its own
+        done = subprocess.run(
+            ["apt-get", "-q", "download", "docker.io"],
+            cwd=folder,
+            text=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        packages = [*Path(folder).glob("docker.io_*.deb")]
+        if done.returncode != 0 or not packages:
+            raise RootError(f"docker.io can't be fetched:\n{done.stdout}")
+        subprocess.run(["dpkg-deb", "-x", packages[0], f"{folder}/x"], check=True)
+        Path(folder, "x/usr/sbin/docker-proxy").rename(target)
+
+
 def _tar(action: str, file: Path, directory: Path) -> None:
     """Pack or unpack a layer with owners, modes and the overlay's own marks (trusted.*)."""
     subprocess.run(
@@ -130,6 +160,12 @@ def _tar(action: str, file: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        sys.exit("usage: python -m tests.lab.root")
-    install()
+    match sys.argv[1:]:
+        case []:
+            install()
+        case ["haproxy"]:
+            install(HAPROXY)
+        case ["docker-proxy"]:
+            take_docker_proxy()
+        case _:
+            sys.exit("usage: python -m tests.lab.root [haproxy|docker-proxy]")

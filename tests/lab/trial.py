@@ -14,10 +14,12 @@ from pathlib import Path
 
 from tests.lab import private
 from tests.lab.agents import BUYING, Attack
+from tests.lab.box import Meter
 from tests.lab.dpsd import Dpsd, Section
 from tests.lab.fail2ban import Fail2ban
 from tests.lab.honest import KINDS
 from tests.lab.net import HONEST4, HONEST6, Namespace, Net
+from tests.lab.positions.position import HOST, Position
 from tests.lab.postfix import SMTPD, Postfix
 from tests.lab.records import read
 from tests.lab.result import Cut, Mail, Result, Sample, listed
@@ -62,6 +64,8 @@ class Trial:
     """The share of the usual honest senders that there are: fewer slots serve fewer of them."""
     home: bool = False
     """Whether there are submission clients on port 465 as well; then only their mail counts."""
+    position: Position = HOST
+    """Where dpsd and the mail server are."""
 
 
 Watch = Callable[[Sample, int, int], None]
@@ -76,19 +80,28 @@ def run(trial: Trial, watch: Watch | None = None, prefix: str = "") -> Result:
     directory = private.RUN / f"trial-{next(_numbers)}"
     directory.mkdir()
     with contextlib.ExitStack() as stack:
-        net = stack.enter_context(Net(prefix))
+        position = trial.position
+        net = stack.enter_context(position.network(prefix))
         if trial.rules:
             net.mail.run("nft", "-f", "-", stdin=trial.rules)
-        main = {"default_process_limit": str(trial.slots)} | {**trial.postfix}
-        postfix = stack.enter_context(Postfix(net.mail, trial.port25, **main))
+        main = {"default_process_limit": str(trial.slots), **position.postfix, **trial.postfix}
+        port25 = position.port25 if trial.port25 == (SMTPD,) else trial.port25
+        postfix = stack.enter_context(Postfix(net.server, port25, position.door, **main))
+        front = stack.enter_context(position.front(net)) if position.front else None
         daemon = jail = None
         if trial.dpsd is not None:
-            protect = {"slots": trial.slots, **trial.dpsd.get("protect", {})}
-            daemon = Dpsd(net.mail, directory / "dpsd", **{**trial.dpsd, "protect": protect})
+            told = {**position.dpsd, **trial.dpsd}
+            told["protect"] = {
+                "slots": trial.slots,
+                **position.dpsd.get("protect", {}),
+                **trial.dpsd.get("protect", {}),
+            }
+            daemon = Dpsd(net.box, directory / "dpsd", **told)
             stack.enter_context(daemon)
         if trial.fail2ban:
             jail = stack.enter_context(Fail2ban(net.mail, postfix.root))
-        return _Run(trial, net, directory, daemon, jail).carry_out(watch)
+        meter = Meter(daemon, front.pids if front else [])
+        return _Run(trial, net, directory, daemon, jail, meter).carry_out(watch)
 
 
 class _Run:
@@ -99,11 +112,13 @@ class _Run:
         directory: Path,
         daemon: Dpsd | None,
         jail: Fail2ban | None,
+        meter: Meter,
     ) -> None:
         self._trial = trial
         self._net = net
         self._daemon = daemon
         self._jail = jail
+        self._meter = meter
         self._honest = (directory / "world.jsonl", directory / "mail.jsonl")
         self._attacks = [directory / f"attack-{i}.jsonl" for i in range(len(trial.attacks))]
         self._first = time.time() + _READY
@@ -133,7 +148,7 @@ class _Run:
         trial, net = self._trial, self._net
         roles: list[tuple[str, Namespace, Path]] = [
             ("world", net.world, self._honest[0]),
-            ("mail", net.mail, self._honest[1]),
+            ("mail", net.public, self._honest[1]),
         ]
         for role, space, path in roles:
             yield space.command(
@@ -166,6 +181,7 @@ class _Run:
         while any(process.poll() is None for process in honest):
             time.sleep(max(0.0, moment - time.time()))  # a sample is due at its moment
             sample = self._sample()
+            self._meter.at(sample, self._trial.seconds)
             yield sample
             if watch is not None:
                 done = Counter(mail.delivered for mail in self._mails())
@@ -175,7 +191,7 @@ class _Run:
     def _sample(self) -> Sample:
         sample = Sample(time.time() - self._start, Counter(), Counter())
         ports = "( sport = :25 or sport = :465 or sport = :587 )"
-        for line in self._net.mail.run("ss", "-Htan", ports).stdout.splitlines():
+        for line in self._net.server.run("ss", "-Htan", ports).stdout.splitlines():
             state, _, _, _, peer = line.split()[:5]
             if state == "LISTEN":
                 continue
@@ -197,8 +213,9 @@ class _Run:
                 yield Cut(at, record["kind"], record["source"], record["cut"])
 
     def _result(self, samples: list[Sample], over: float) -> Result:
-        opened = (r["source"] for path in self._attacks for r in read(path) if r["opened"])
-        attackers = frozenset(opened)
+        sessions = [r for path in self._attacks for r in read(path) if r["opened"]]
+        attackers = frozenset(r["source"] for r in sessions)
+        first, last = self._start, self._start + self._trial.seconds
         found: dict[str, float] = {}
         if self._daemon is not None:
             found = listed(self._daemon.json("list"), self._start)
@@ -215,6 +232,8 @@ class _Run:
             self._trial.prompt,
             cuts=list(self._cuts()),
             judged=frozenset({"home"} if self._trial.home else ()),
+            box=self._meter.read(),
+            visits=sum(first <= r["opened"] < last for r in sessions),
         )
         if self._daemon is not None:
             asked = [["list"], ["status"]]
