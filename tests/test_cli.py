@@ -915,7 +915,7 @@ def test_check_tells_the_slots_that_the_daemon_goes_by(
         said = dpsd("check")
         assert said.code == 0
         assert said.err == "slots: 100 for 25, 465, 587: assumed, because so\n"
-        assert "asked from here: 20 for 25, 465, 587: Exim, smtp_accept_max\n" in said.out
+        assert "asked from here: 20 for 25, 465, 587: Exim, smtp_accept_max;" in said.out
         same = Slots(Pool(frozenset(), 100), "assumed, because so")
         monkeypatch.setattr(assembly, "ask", lambda _: Mta((same,)))
         assert dpsd("check").out == ""

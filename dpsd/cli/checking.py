@@ -52,8 +52,8 @@ def _mail_server(config: Config, daemons: list[str]) -> Iterator[str]:
         output.say(f"slots: {each}")
     if daemons and daemons != here and not mta.problem:
         yield (
-            f"the running daemon goes by these slots, but asked from here: {'; '.join(here)}\n"
-            "  systemctl reload dpsd; if that doesn't help, set protect.slots"
+            f"the running daemon goes by these slots, but asked from here: {'; '.join(here)};"
+            " systemctl reload dpsd, and if that doesn't help, set protect.slots"
         )
 
 
