@@ -146,6 +146,8 @@ class Daemon:
         if self._listener is not None:
             self._listener.close()
         await self._schedule.cancel()
+        if self._listener is not None:  # else nothing was learned
+            await self._memory.save_all()
         await asyncio.to_thread(self._metrics.close)
         await self._endings.close()
         await self._guard.close()

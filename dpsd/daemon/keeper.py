@@ -217,14 +217,15 @@ class Keeper:
         done, _ = await asyncio.wait({flushing}, timeout=within)
         return bool(done) and not self._waiting
 
-    async def save(self, rows: list[PeerRow]) -> None:
-        """Write peers' scores; a failure is logged, they change again anyway."""
+    async def save(self, rows: list[PeerRow]) -> bool:
+        """Write peers' scores; whether that could be done. A failure is logged once."""
         try:
             await self.run(lambda store: store.save_peers(rows))
         except DpsdError as problem:
-            self._complain("save", f"{problem}; scores are not saved")
-        else:
-            self._failing.discard("save")
+            self._complain("save", f"{problem}; scores are not saved, which is tried again")
+            return False
+        self._failing.discard("save")
+        return True
 
     async def beat(self, mode: str, status: dict[str, Any]) -> None:
         """Tell how things stand, if that changed since the last time."""

@@ -1,6 +1,7 @@
 """The memory of peers: their scores go to the store, and come back with the next start."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
@@ -20,6 +21,7 @@ from dpsd.store import PeerRow, evidence_json, evidence_of
 log = logging.getLogger("dpsd")
 
 SAVED_A_FLUSH = 500  # peers' scores
+AT_A_STOP = 5.0  # seconds for all of them
 SESSIONS_TOLD = 1_000  # of a peer, by state
 WORTH_SAVING = 1.0  # slot-seconds
 
@@ -53,11 +55,24 @@ class Memory:
                     engine.scores.clear(peer.key)  # it was released while no daemon ran
                 peer.credit = min(row.detail.get("trust", 0.0), CREDIT_MOST)
                 peer.credited_at = past(trusted_at)
+                if (mailed_at := row.detail.get("mailed_at")) is not None:
+                    peer.mailed_at = past(mailed_at)
+                if row.detail.get("delivers"):
+                    engine.judge.has_delivered(peer)
 
     async def save(self) -> None:
         """Write the scores that changed lately, some of them if there are very many."""
         changed = self._engine.scores.changed
         await self._write(changed.pop() for _ in range(len(changed)))
+
+    async def save_all(self) -> None:
+        """Write every score that changed, before a stop; what isn't written by then is given up."""
+        changed, until = self._engine.scores.changed, time.monotonic() + AT_A_STOP
+        while changed and time.monotonic() < until:
+            before = len(changed)
+            await self.save()
+            if len(changed) >= before:  # it can't be written
+                return
 
     async def save_of(self, listed: Iterable[Network]) -> None:
         """Write what these were listed for, so that `dpsd why` can tell it at once."""
@@ -74,8 +89,11 @@ class Memory:
 
     async def _write(self, keys: Iterable[bytes]) -> None:
         rows = self._rows(keys)
-        if rows:
-            await self._keeper.save(rows)
+        if rows and not await self._keeper.save(rows):
+            size = self._engine.size
+            self._engine.scores.changed.update(
+                size.key(row.peer.network_address.packed) for row in rows
+            )
 
     async def forget(self, history_for: float) -> None:
         """Shorten history to so many seconds, and drop scores that don't matter any more; a
@@ -121,6 +139,9 @@ class Memory:
         detail: dict[str, Any] = {"evidence": evidence, "sessions": states}
         detail["trust"] = round(peer.credit, 3)
         detail["trusted_at"] = self._clock.to_wall(peer.credited_at)
+        if isfinite(peer.mailed_at):
+            detail["mailed_at"] = self._clock.to_wall(peer.mailed_at)
+        detail["delivers"] = peer.delivers
         detail["listed"] = peer.listed
         detail.update(self._lenience(peer))
         return PeerRow(network, peer.score, at, seen, detail)
