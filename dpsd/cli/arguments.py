@@ -26,6 +26,7 @@ JSON = typer.Option(False, "--json", help="For programs.")
 
 
 def show_version(wanted: bool) -> None:
+    """Tell it, and end."""
     if wanted:
         output.write(f"dpsd {__version__}")
         raise typer.Exit
