@@ -5,7 +5,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from dpsd import assembly
 from dpsd.config import Config, load, needs_restart
 from dpsd.core.events import BEGIN, END, Endpoints, Event, Key, Word
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
-from dpsd.core.lists import ListName, Lists
+from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.core.retries import persistent
 from dpsd.daemon import accounting, logs, status
@@ -44,6 +44,7 @@ log = logging.getLogger("dpsd")
 PULSE = 0.25  # seconds between two ticks
 HURRIED = 3  # ticks in that time while slots run short
 POLL = 0.2  # seconds between two looks at the store
+ADOPTED_WITHIN = 1.0  # seconds of a start that wait for what the kernel holds
 FLUSH = 1.0  # seconds within which scores are in the store, and what failed before is tried again
 
 
@@ -101,6 +102,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._schedule.beside(self._reload()))
         try:
             async with self._reloading:  # a SIGHUP waits until there is something to reload
+                gc.disable()  # of all that is read now nothing is garbage
                 await self._begin()
                 notify("READY=1", f"STATUS={self.mode}")
             log.info(
@@ -122,14 +124,22 @@ class Daemon:
         for entry in await self._keeper.load():
             engine.lists.put(entry)
         await self._memory.recall()
-        found = await adoptable(engine, self._guard, self._keeper, self._clock)
-        self._bailiff.adopt(found)
+        found = asyncio.ensure_future(self._adoptable())
+        await asyncio.wait({found}, timeout=ADOPTED_WITHIN)
+        self._keeper.adopts = not found.done() or bool(found.result())
+        if found.done():
+            await self._adopt(found)
         engine.look(assembly.scopes(self._config))
         await self._accounting.look()
         self._listener = Listener(
             self._config.protect.ports, self._config.kernel.event_buffer, self._take
         )
-        await self._guard.begin()
+        if found.done():
+            await self._guard.begin()
+        else:
+            log.warning("very many are blocked; the table that is there stands until all are known")
+            self._schedule.beside(self._guard.begin_after(self._adopt_later(found)))
+            await asyncio.sleep(0)  # so that it has the table from now on
         self._guard.watch()
         self._listener.start()
         self._metrics.open()
@@ -138,8 +148,33 @@ class Daemon:
         # What there is now stays: no collection of garbage has to look through it again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         # Sessions and peers make no cycles; a batch of events isn't to be searched for them.
         gc.set_threshold(20_000)
+
+    def _adoptable(self) -> Awaitable[list[Entry]]:
+        return adoptable(self._engine, self._guard, self._keeper, self._clock)
+
+    async def _adopt(self, found: Awaitable[list[Entry]]) -> None:
+        """Take over what only the kernel knows. Raises DpsdError if that can't be read."""
+        await self._bailiff.adopt(await found)
+        self._schedule.beside(self._store_adopted())
+
+    async def _store_adopted(self) -> None:
+        await self._keeper.flush()
+        self._keeper.adopts = not await self._keeper.wrote(FLUSH)
+
+    async def _adopt_later(self, found: Awaitable[list[Entry]]) -> None:
+        """As _adopt(), until it is done: the table isn't to be loaded without."""
+        while True:
+            try:
+                await self._adopt(found)
+            except DpsdError as problem:
+                log.error("%s; it is tried again, and the table stays as it is", problem)
+                await asyncio.sleep(AGAIN)
+                found = self._adoptable()
+            else:
+                return
 
     async def _end(self) -> None:
         self._schedule.stop()

@@ -130,6 +130,53 @@ def test_deferral_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> N
     guarded(dict, work)
 
 
+@pytest.mark.usefixtures("namespace")
+def test_the_table_that_is_there_stands_until_it_is_known_what_it_holds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def leave(_: Guard) -> None:
+        pass
+
+    guarded(lambda: {HERE: None}, leave)
+    wanted: Wanted = {}
+    prefix = Put(ListName.BLOCK, ip_network("10.98.0.0/16"), None)
+
+    def held(name: str) -> str:
+        return run(f"nft list set inet dpsd {name}")
+
+    async def begin() -> None:
+        guard = Guard(TableSpec(ports=(25,)), Clock(), lambda: wanted)
+        known = asyncio.Event()
+
+        async def learn() -> None:
+            await known.wait()
+            wanted[HERE] = None
+
+        beginning = asyncio.create_task(guard.begin_after(learn()))
+        await asyncio.sleep(0)
+        guard.watch()
+        wanted[THERE] = None
+        guard.put([Put(*THERE, None)])
+        assert "10.99.0.1" in held("block4")
+        assert "10.99.0.2" in held("block4")
+        wanted[prefix.list, prefix.peer] = None
+        blocking = asyncio.create_task(guard.apply([prefix]))
+        await asyncio.sleep(0)
+        assert not blocking.done()
+        assert "10.98.0.0/16" not in held("block4_nets")
+        known.set()
+        await beginning
+        await blocking
+        assert "10.98.0.0/16" in held("block4_nets")
+        assert "10.99.0.1" in held("block4")
+        assert "10.99.0.2" in held("block4")
+        await asyncio.sleep(0)
+        await guard.close()
+
+    asyncio.run(begin())
+    assert "somebody else" not in caplog.text
+
+
 DIES = """
 import importlib.util, os, signal, sys
 import nftables

@@ -21,7 +21,7 @@ from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import Network
 from dpsd.daemon import memory
 from dpsd.daemon.clock import Clock
-from dpsd.daemon.keeper import Keeper
+from dpsd.daemon.keeper import Before, Keeper
 from dpsd.errors import StoreError
 from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.host import Host
@@ -276,3 +276,45 @@ def test_a_host_without_a_name_follows_operators(
         news = runner.run(keeper.missed())
     assert news is not None
     assert [record.entry.peer for record in news.records] == [OTHER]
+
+
+@pytest.mark.parametrize(
+    ("before", "again"),
+    [(Before.NOTHING, Before.NOTHING), (Before.CRASHED, Before.CRASHED)],
+)
+@pytest.mark.usefixtures("store")
+def test_what_the_kernel_holds_is_adopted_again_after_a_stop_before_all_was_stored(
+    tmp_path: Path, before: Before, again: Before
+) -> None:
+    with kept(tmp_path) as (runner, keeper):
+        keeper.before, keeper.adopts = before, True
+        runner.run(keeper.beat("enforce", {}))
+    with kept(tmp_path) as (runner, keeper):
+        assert keeper.before is again
+        keeper.adopts = False
+        runner.run(keeper.beat("enforce", {}))
+    with kept(tmp_path) as (_, keeper):
+        assert keeper.before is Before.STOPPED
+
+
+def test_very_many_changes_are_written_a_part_at_a_time(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what is asked of the store meanwhile doesn't wait for all of them."""
+    monkeypatch.setattr("dpsd.daemon.keeper.WRITTEN_AT_ONCE", 2)
+    now = time.time()
+    peers = [ip_network(f"203.0.113.{number}") for number in range(5)]
+    with kept(tmp_path) as (runner, keeper):
+        entries = [Entry(ListName.BLOCK, peer, "", "score", now, now + 60) for peer in peers]
+        keeper.write(Action.ADD, entries)
+
+        async def work() -> list[int]:
+            flushing = asyncio.create_task(keeper.flush())
+            found = []
+            while not flushing.done():
+                found.append(await keeper.run(lambda opened: len(opened.history())))
+            return found
+
+        assert set(runner.run(work())) >= {2, 4}
+        assert keeper.applied == 3
+    assert [each.entry.peer for each in store.history()] == peers[::-1]

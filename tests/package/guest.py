@@ -27,7 +27,7 @@ echo 'exim4-config exim4/dc_eximconfig_configtype select internet site; mail is 
 ' directly using SMTP' | debconf-set-selections
 echo 'exim4-config exim4/dc_local_interfaces string' | debconf-set-selections
 apt-get -qq install --no-install-recommends exim4-daemon-light >/dev/null
-printf 'MAIN_HOST_LOOKUP_DISABLED = yes\nhost_lookup = :\n' >/etc/exim4/exim4.conf.localmacros
+echo 'MAIN_HOST_LOOKUP =' >/etc/exim4/exim4.conf.localmacros
 """,
 }
 _NETWORK = f"""[Match]
