@@ -28,6 +28,7 @@ echo 'exim4-config exim4/dc_eximconfig_configtype select internet site; mail is 
 echo 'exim4-config exim4/dc_local_interfaces string' | debconf-set-selections
 apt-get -qq install --no-install-recommends exim4-daemon-light >/dev/null
 echo 'MAIN_HOST_LOOKUP =' >/etc/exim4/exim4.conf.localmacros
+sed -i "s/^CFILEMODE=.*/CFILEMODE='640'/" /etc/exim4/update-exim4.conf.conf  # as who has passwords
 """,
 }
 _NETWORK = f"""[Match]
