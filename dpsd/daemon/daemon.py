@@ -253,7 +253,8 @@ class Daemon:
             if self._engine.unseen is None:
                 self._engine.look(assembly.scopes(self._config))
                 self._listener.dump()
-            self._listener.dump_if_due(self._engine.pressed)
+            idle = not (self._engine.sessions or self._engine.blind)
+            self._listener.dump_if_due(self._engine.pressed, idle)
             if not self._swept and not self._engine.blind:
                 self._swept = True
                 self._bailiff.sweep()
@@ -338,7 +339,7 @@ class Daemon:
     async def _look_at_sockets(self) -> None:
         """What only the server's sockets know of its sessions; unless it is elsewhere."""
         engine, ports = self._engine, self._config.protect.ports
-        if self._config.protect.addresses:
+        if self._config.protect.addresses or not engine.sessions:
             engine.linger((), self._clock.now())
             return
         try:

@@ -29,6 +29,7 @@ AHEAD = 5.0  # seconds; an entry made by so much later than now was made by anot
 # What a node tells of its daemon; ADOPTS: it runs, and not all that the kernel held is stored.
 RUNS, ADOPTS, CLEAN = "runs", "adopts", "stopped"
 WRITTEN_AT_ONCE = 5_000  # records a transaction: about 0.2 s, in which nothing else is read
+LOOKED = 1.0  # seconds after which the store is asked whatever its files tell
 MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
 
 
@@ -69,6 +70,7 @@ class Keeper:
         self._failing: set[str] = set()  # what has been told to fail
         self._file: tuple[int, int] | None = None
         self._behind = False  # there is news that isn't applied yet
+        self._seen: tuple[tuple[object, ...] | None, float] = None, 0.0  # of the files, and when
         self._flushing = set[asyncio.Future[None]]()
         self._last_beat: tuple[str, int, dict[str, Any], str] | None = None
 
@@ -156,11 +158,31 @@ class Keeper:
         """What others changed and isn't applied yet; None: read everything again.
 
         It comes again with each call until caught_up() is told of it. Costs next to nothing while
-        nobody writes.
+        nobody writes: the store is asked when its file or the log beside it was written to, and
+        each second besides, since their times are coarse.
         """
-        if not self._behind and not await self.run(Store.changed):
-            return News([], self.applied)
+        if not self._behind:
+            written, now = self._written(), time.monotonic()
+            if written is not None and written == self._seen[0] and now < self._seen[1] + LOOKED:
+                return News([], self.applied)
+            self._seen = written, now
+            if not await self.run(Store.changed):
+                return News([], self.applied)
         return await self.missed()
+
+    def _written(self) -> tuple[object, ...] | None:
+        """When the store's file and its log were written to last, and which they are; None: that
+        can't be known."""
+        if self.path is None:
+            return None
+        found = list[tuple[int, int, int]]()
+        for path in (self.path, f"{self.path}-wal"):
+            try:
+                told = os.stat(path)
+            except OSError:
+                return None
+            found.append((told.st_ino, told.st_mtime_ns, told.st_size))
+        return tuple(found)
 
     async def missed(self) -> News | None:
         """What others changed since `applied`; None: read everything again."""
