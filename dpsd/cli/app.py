@@ -11,9 +11,6 @@ import time
 from pathlib import Path
 from typing import Optional
 
-import typer
-import typer.core
-
 from dpsd.cli import output
 from dpsd.cli.arguments import (
     FOR,
@@ -31,13 +28,11 @@ from dpsd.cli.arguments import (
     show_version,
     source_of,
 )
+from dpsd.cli.plain import typer
 from dpsd.config import DEFAULT_PATH, load
 from dpsd.core.lists import ListName
 from dpsd.errors import BadArgument, DpsdError, NotSo
 
-# Help and usage errors without boxes and colours, on a terminal and in a pipe alike. The first
-# line is for typer before 0.12, which asks nobody.
-setattr(typer.core, "rich", None)  # noqa: B010 - an attribute that newer ones don't have
 app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -7,10 +7,9 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import typer
-
 from dpsd import __version__
 from dpsd.cli import output
+from dpsd.cli.plain import typer
 from dpsd.config import Config, load, parse_duration
 from dpsd.core.lists import OPERATOR
 from dpsd.core.peers import Network, PeerSize

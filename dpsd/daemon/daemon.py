@@ -1,6 +1,7 @@
 """The daemon: wiring, signals, what recurs. What is decided is decided in dpsd.core."""
 
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
@@ -147,6 +148,7 @@ class Daemon:
         self._start_jobs()
         # What there is now stays: no collection of garbage has to look through it again.
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         gc.freeze()
         gc.enable()
         # Sessions and peers make no cycles; a batch of events isn't to be searched for them.

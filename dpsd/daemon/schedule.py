@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.base import BaseTrigger
-
+from dpsd.daemon.scheduler import AsyncIOScheduler, BaseTrigger
 from dpsd.errors import DpsdError
 
 log = logging.getLogger("dpsd")
@@ -17,7 +15,7 @@ log = logging.getLogger("dpsd")
 Job = tuple[Callable[[], Any], float]
 """What to call, and the seconds between two calls."""
 
-OFTEN = 1.0  # seconds; what recurs more often isn't the scheduler's, each run of which costs 0.3 ms
+OFTEN = 1.0  # seconds; what recurs as often isn't the scheduler's, each run of which costs 0.3 ms
 LOOK = 1.0  # seconds between two looks at whether somebody set the clock
 SET = 0.5  # seconds; the scheduler doesn't mind less than that
 
@@ -61,7 +59,7 @@ class Schedule:
     def start(self, jobs: Iterable[Job]) -> None:
         """Run these from now on."""
         for job, seconds in jobs:
-            if seconds < OFTEN:
+            if seconds <= OFTEN:
                 self.beside(_again_and_again(job, seconds))
                 continue
             # A job that was held up runs once, however late.
