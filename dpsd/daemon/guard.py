@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from dpsd.core.lists import Change, Element
@@ -91,7 +92,10 @@ class Guard:
             await self._run(self.table.load, dict(self._wanted()))
             while self._meanwhile:
                 late, self._meanwhile = self._meanwhile, []
-                await self._run(self.table.apply, late)
+                try:
+                    await self._run(self.table.apply, late)
+                except KernelError:  # as when a set is full: what is wanted by now knows of that
+                    await self._run(self.table.load, dict(self._wanted()))
         except DpsdError:
             self._failures += 1
             raise
@@ -202,6 +206,9 @@ class Guard:
             else:
                 await self._run(self.table.apply, changes)
         except DpsdError as problem:
+            if await self._run(partial(self.table.leaves_out, changes), dict(self._wanted())):
+                log.warning("%s; what lasts shortest isn't in it", problem)
+                return
             log.error("%s; loading the whole table", problem)
             try:
                 await self.load()

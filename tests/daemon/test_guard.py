@@ -14,6 +14,7 @@ from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
 from dpsd.kernel.nftset import Crashed, TableSpec, child, library
+from dpsd.kernel.nftset.ruleset import SIZES
 from tests.daemon.live import eventually
 from tests.kernel.netns import fresh, inside, run
 
@@ -85,6 +86,42 @@ def test_others_that_expire_make_no_difference(caplog: pytest.LogCaptureFixture)
 
     guarded(lambda: wanted, work)
     assert not caplog.text
+
+
+@pytest.mark.usefixtures("namespace")
+def test_what_finds_no_room_while_the_table_is_loaded_fails_no_load(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As when a set is full, and a command says so twice: to the store and to the daemon."""
+    until = time.time() + 3600
+    wanted: Wanted = {
+        (ListName.WHITE, IPv4Network((0x0B000000 + number, 32))): until
+        for number in range(SIZES["white4"])
+    }
+    shortest = Put(ListName.WHITE, THERE[1], until - 60)
+    longest = Put(ListName.WHITE, HERE[1], until + 60)
+
+    async def work(guard: Guard) -> None:
+        load = asyncio.create_task(guard.load())
+        await asyncio.sleep(0)
+        for put in (shortest, longest):
+            wanted[put.list, put.peer] = put.expires_at
+            guard.put([put])
+        await load
+        assert guard.repairs == 0
+        held = run("nft list set inet dpsd white4")
+        assert "10.99.0.1 " in held
+        assert "10.99.0.2 " not in held
+        await guard.apply([shortest])  # nor is the table loaded again for what isn't put there
+        assert "loading the whole table" not in caplog.text
+        assert "what lasts shortest isn't in it" in caplog.text
+        next_one = Put(ListName.WHITE, ip_network("10.99.0.3/32"), until + 90)
+        wanted[next_one.list, next_one.peer] = next_one.expires_at
+        await guard.apply([next_one])
+        assert "10.99.0.3 " in run("nft list set inet dpsd white4")
+
+    guarded(lambda: wanted, work)
+    assert "a change failed" not in caplog.text
 
 
 @pytest.mark.usefixtures("namespace")
