@@ -25,6 +25,7 @@ from dpsd.store import Action, Recorded
 
 log = logging.getLogger("dpsd")
 
+FOLLOWED_AT_ONCE = 2_000  # changes of others, before the loop sees to anything else: about 20 ms
 ADOPTED_AT_ONCE = 1_000  # entries, before the loop sees to anything else: about 5 ms
 TOLD = 20  # changes of one moment that have a line each in the log
 
@@ -130,7 +131,14 @@ class Bailiff:
             log.info("%s off %s: its time is over", self._engine.size.text(entry.peer), entry.list)
 
     async def follow(self, recorded: Sequence[Recorded]) -> None:
-        """Do to the lists and the kernel what was done to the store. Raises DpsdError."""
+        """Do to the lists and the kernel what was done to the store, a part at a time. Raises
+        DpsdError; then it may be done again from the start."""
+        for first in range(0, len(recorded), FOLLOWED_AT_ONCE):
+            await self._follow(recorded[first : first + FOLLOWED_AT_ONCE])
+            await asyncio.sleep(0)
+        self._tell(logging.INFO, [(record.entry, record.action) for record in recorded])
+
+    async def _follow(self, recorded: Sequence[Recorded]) -> None:
         engine, changes = self._engine, list[Change]()
         self._keeper.supersede({record.entry.peer for record in recorded})
         for record in recorded:
@@ -154,7 +162,6 @@ class Bailiff:
             if not added and entry.list is not ListName.WHITE:
                 # What a program lifts has ended as by its time.
                 (engine.forgive if entry.source == OPERATOR else engine.release)(entry.peer)
-        self._tell(logging.INFO, [(record.entry, record.action) for record in recorded])
 
     def sweep(self) -> None:
         """End what listed peers have left from before."""

@@ -35,16 +35,20 @@ class _Every(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
 
 
 async def _again_and_again(job: Callable[[], Any], seconds: float) -> None:
-    """Run a job so often by the steady clock; what was missed is missed."""
+    """Run a job so often by the steady clock; what was missed is missed. A failure is logged once,
+    until it works again."""
     loop = asyncio.get_running_loop()
-    due = loop.time()
+    due, fails = loop.time(), False
     while True:
         due = max(due + seconds, loop.time())
         await asyncio.sleep(due - loop.time())
         try:
             await job()
-        except Exception:
-            log.exception("what recurs every %g s failed", seconds)
+            fails = False
+        except Exception as problem:
+            if not fails:
+                log.exception("what recurs every %g s failed; it goes on: %s", seconds, problem)
+            fails = True
 
 
 class Schedule:
