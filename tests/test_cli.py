@@ -27,8 +27,9 @@ from dpsd import __version__, assembly
 from dpsd.cli import editing, main, own
 from dpsd.core import given
 from dpsd.core.lists import Entry, ListName
+from dpsd.core.policy import Pool
 from dpsd.errors import KernelError, NotPermitted
-from dpsd.mta import Mta, assumed
+from dpsd.mta import Mta, Slots, assumed
 from dpsd.store import Action, Node, PeerRow, Record, Store
 
 COMMANDS = (
@@ -901,6 +902,27 @@ def test_check_tells_that_the_mail_server_does_not_answer(
     said = dpsd("check")
     assert (said.code, said.out) == (0, "warning: the mail server can't be asked: it broke\n")
     assert "all is well" not in said.err
+
+
+def test_check_tells_the_slots_that_the_daemon_goes_by(
+    dpsd: Run, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, "dpsd.kernel.abilities", problems=lambda _: [])
+    exim = Slots(Pool(frozenset(), 20), "Exim, smtp_accept_max")
+    monkeypatch.setattr(assembly, "ask", lambda _: Mta((exim,)))
+    told = {"ports": [25, 465, 587], "slots": 100, "source": "assumed, because so"}
+    with daemon(url, 0, slots=[told]):
+        said = dpsd("check")
+        assert said.code == 0
+        assert said.err == "slots: 100 for 25, 465, 587: assumed, because so\n"
+        assert "asked from here: 20 for 25, 465, 587: Exim, smtp_accept_max;" in said.out
+        same = Slots(Pool(frozenset(), 100), "assumed, because so")
+        monkeypatch.setattr(assembly, "ask", lambda _: Mta((same,)))
+        assert dpsd("check").out == ""
+    monkeypatch.setattr(assembly, "ask", lambda _: Mta((exim,)))
+    assert dpsd("check") == Said(  # none runs
+        0, "", "slots: 20 for 25, 465, 587: Exim, smtp_accept_max\nall is well\n"
+    )
 
 
 def test_check_tells_of_the_store_and_makes_none(

@@ -5,45 +5,39 @@ Everything that takes long to import is imported by the command that needs it.
 """
 # ruff: noqa: PLC0415, UP045 - for the two reasons above
 
-import gc
 import signal
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
-import typer
-import typer.core
-
-from dpsd import __version__
 from dpsd.cli import output
-from dpsd.config import DEFAULT_PATH, Config, load, parse_duration
-from dpsd.core.lists import OPERATOR, ListName
-from dpsd.core.peers import Network, PeerSize
-from dpsd.errors import BadArgument, DpsdError, NotPermitted, NotSo
+from dpsd.cli.arguments import (
+    FOR,
+    HERE,
+    JSON,
+    PEER,
+    PEERS,
+    REASON,
+    config_of,
+    instant_of,
+    network_of,
+    path_of,
+    reason_of,
+    seconds_of,
+    show_version,
+    source_of,
+)
+from dpsd.cli.plain import typer
+from dpsd.config import DEFAULT_PATH, load
+from dpsd.core.lists import ListName
+from dpsd.errors import BadArgument, DpsdError, NotSo
 
-if TYPE_CHECKING:
-    from dpsd.cli.changing import Wish
-
-# Help and usage errors without boxes and colours, on a terminal and in a pipe alike. The first
-# line is for typer before 0.12, which asks nobody.
-setattr(typer.core, "rich", None)  # noqa: B010 - an attribute that newer ones don't have
 app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-
-# Not readable: that is for load() to tell, with the exit code for it.
-_HERE = typer.Option(
-    None, "--config", metavar="FILE", readable=False, help="As before the command."
-)
-_PEER = typer.Argument(..., metavar="PEER", help="An address or a prefix, IPv4 or IPv6.")
-_PEERS = typer.Argument(..., metavar="PEER...", help="Addresses or prefixes, IPv4 or IPv6.")
-_FOR = typer.Option(None, "--for", metavar="TIME", help="How long: 90s, 15m, 2h, 7d, 1h30m.")
-_REASON = typer.Option("", "--reason", metavar="TEXT", help="Kept and shown with the entry.")
-_JSON = typer.Option(False, "--json", help="For programs.")
 
 
 def main() -> None:
@@ -60,15 +54,9 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        output.write(f"dpsd {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _dpsd(
-    config: Path = typer.Option(  # noqa: B008 - read by _config(); typer's way
+    config: Path = typer.Option(  # noqa: B008 - read by config_of(); typer's way
         DEFAULT_PATH,
         "--config",
         metavar="FILE",
@@ -77,7 +65,7 @@ def _dpsd(
         help="The configuration.",
     ),
     version: bool = typer.Option(
-        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+        False, "--version", callback=show_version, is_eager=True, help="Show the version."
     ),
 ) -> None:
     """Keep a mail host answering while it is attacked.
@@ -102,7 +90,7 @@ def _dpsd(
 def _run(
     ctx: typer.Context,
     observe: bool = typer.Option(False, "--observe", help="Judge and list, but drop nothing."),
-    config: Optional[Path] = _HERE,
+    config: Optional[Path] = HERE,
 ) -> None:
     """Run the daemon in the foreground.
 
@@ -117,7 +105,7 @@ def _run(
     from dpsd.daemon import run
 
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    raise typer.Exit(run(_path(ctx, config), observe))
+    raise typer.Exit(run(path_of(ctx, config), observe))
 
 
 @app.command("list")
@@ -126,8 +114,8 @@ def _list(
     name: Optional[ListName] = typer.Argument(  # noqa: B008 - typer's way
         None, metavar="[LIST]", help="white, block or black; all of them if left out."
     ),
-    as_json: bool = _JSON,
-    config: Optional[Path] = _HERE,
+    as_json: bool = JSON,
+    config: Optional[Path] = HERE,
 ) -> None:
     """Show who is on the lists.
 
@@ -138,43 +126,23 @@ def _list(
       dpsd list
       dpsd list black --json
     """
-    from dpsd.cli.why import entry_json
-    from dpsd.core.story import short
-    from dpsd.store import Store
+    from dpsd.cli.listing import show
 
-    gc.disable()  # of 100,000 entries none is garbage, and looking took a third of the time
-    settings = _config(ctx, config)
-    with Store.open(settings.store.url) as store:
-        entries = store.entries(time.time(), name)
-    size = settings.peers.size
-    shown = [entry_json(entry, size) for entry in entries]
-    if as_json:
-        output.write_json_lines(shown)
-    elif shown:
-        rows = [
-            [
-                *(each["list"], each["peer"], each["expires_at"] or "never", each["source"]),
-                short(each["reason"]),
-            ]
-            for each in shown
-        ]
-        output.write_table(["LIST", "PEER", "EXPIRES", "BY", "REASON"], rows)
-    else:
-        output.say(f"nobody is on {f'the {name} list' if name else 'any list'}")
+    show(config_of(ctx, config), name, as_json)
 
 
 @app.command("block")
 def _block(
     ctx: typer.Context,
-    peers: list[str] = _PEERS,
+    peers: list[str] = PEERS,
     *,
-    for_: Optional[str] = _FOR,
+    for_: Optional[str] = FOR,
     permanent: bool = typer.Option(False, "--permanent", help="For good: on the black list."),
-    reason: str = _REASON,
+    reason: str = REASON,
     source: Optional[str] = typer.Option(
         None, "--source", metavar="NAME", help="The program that blocks, if not an operator."
     ),
-    config: Optional[Path] = _HERE,
+    config: Optional[Path] = HERE,
 ) -> None:
     """Drop a peer's packets to the mail ports.
 
@@ -192,11 +160,11 @@ def _block(
     """
     if permanent and for_ is not None:
         raise BadArgument("--for and --permanent exclude each other")
-    from dpsd.cli.changing import Wish
+    from dpsd.cli.changing import Wish, change
 
-    asked = None if for_ is None else _seconds(for_)
-    wish = Wish("block", asked, not permanent, _reason(reason), _source(source))
-    _edit(ctx, config, peers, wish)
+    asked = None if for_ is None else seconds_of(for_)
+    wish = Wish("block", asked, not permanent, reason_of(reason), source_of(source))
+    change(config_of(ctx, config), peers, wish)
 
 
 @app.command("unblock")
@@ -212,7 +180,7 @@ def _unblock(
     since: Optional[str] = typer.Option(
         None, "--since", metavar="TIME", help="Only what was blocked since: 2h ago, or an instant."
     ),
-    config: Optional[Path] = _HERE,
+    config: Optional[Path] = HERE,
 ) -> None:
     """Take peers off the block and black lists.
 
@@ -229,7 +197,7 @@ def _unblock(
       dpsd unblock --all
       dpsd unblock --source fail2ban:postfix-sasl
     """
-    from dpsd.cli.changing import Wish, lift
+    from dpsd.cli.changing import Wish, change, lift
     from dpsd.cli.editing import chosen
 
     if peers and (everybody or since is not None):
@@ -238,18 +206,18 @@ def _unblock(
         raise BadArgument("name a PEER, or whose blocks to lift: --all, --source or --since")
     by, only = chosen(source)
     if peers:
-        _edit(ctx, config, peers, Wish("unblock", source=by, only=only))
+        change(config_of(ctx, config), peers, Wish("unblock", source=by, only=only))
     else:
-        lift(_config(ctx, config), by, only, None if since is None else _instant(since))
+        lift(config_of(ctx, config), by, only, None if since is None else instant_of(since))
 
 
 @app.command("allow")
 def _allow(
     ctx: typer.Context,
-    peers: list[str] = _PEERS,
-    for_: Optional[str] = _FOR,
-    reason: str = _REASON,
-    config: Optional[Path] = _HERE,
+    peers: list[str] = PEERS,
+    for_: Optional[str] = FOR,
+    reason: str = REASON,
+    config: Optional[Path] = HERE,
 ) -> None:
     """Let a peer pass, whatever it does: put it on the white list.
 
@@ -260,33 +228,31 @@ def _allow(
       dpsd allow 192.0.2.25 --reason "our backup MX"
       dpsd allow 2001:db8::/48 --for 1d
     """
-    from dpsd.cli.changing import Wish
+    from dpsd.cli.changing import Wish, change
 
-    asked = None if for_ is None else _seconds(for_)
-    _edit(ctx, config, peers, Wish("allow", asked, reason=_reason(reason)))
+    asked = None if for_ is None else seconds_of(for_)
+    change(config_of(ctx, config), peers, Wish("allow", asked, reason=reason_of(reason)))
 
 
 @app.command("disallow")
-def _disallow(
-    ctx: typer.Context, peers: list[str] = _PEERS, config: Optional[Path] = _HERE
-) -> None:
+def _disallow(ctx: typer.Context, peers: list[str] = PEERS, config: Optional[Path] = HERE) -> None:
     """Take a peer off the white list.
 
     \b
     Example:
       dpsd disallow 192.0.2.25
     """
-    from dpsd.cli.changing import Wish
+    from dpsd.cli.changing import Wish, change
 
-    _edit(ctx, config, peers, Wish("disallow"))
+    change(config_of(ctx, config), peers, Wish("disallow"))
 
 
 @app.command("why")
 def _why(
     ctx: typer.Context,
-    peer: str = _PEER,
-    as_json: bool = _JSON,
-    config: Optional[Path] = _HERE,
+    peer: str = PEER,
+    as_json: bool = JSON,
+    config: Optional[Path] = HERE,
 ) -> None:
     """Tell what is known about a peer, and what would free it.
 
@@ -302,8 +268,8 @@ def _why(
     from dpsd.cli.why import why
     from dpsd.store import Store
 
-    settings = _config(ctx, config)
-    network = _network(peer, settings.peers.size)
+    settings = config_of(ctx, config)
+    network = network_of(peer, settings.peers.size)
     with Store.open(settings.store.url) as store:
         known = why(store, settings, network, time.time())
     if as_json:
@@ -316,7 +282,7 @@ def _why(
 
 
 @app.command("status")
-def _status(ctx: typer.Context, as_json: bool = _JSON, config: Optional[Path] = _HERE) -> None:
+def _status(ctx: typer.Context, as_json: bool = JSON, config: Optional[Path] = HERE) -> None:
     """Tell whether the daemon runs, and how things stand.
 
     \b
@@ -327,7 +293,7 @@ def _status(ctx: typer.Context, as_json: bool = _JSON, config: Optional[Path] = 
     from dpsd.cli.status import status, summary
     from dpsd.store import Store
 
-    with Store.open(_config(ctx, config).store.url) as store:
+    with Store.open(config_of(ctx, config).store.url) as store:
         told = status(store, time.time())
     if as_json:
         output.write_json(told)
@@ -337,7 +303,7 @@ def _status(ctx: typer.Context, as_json: bool = _JSON, config: Optional[Path] = 
 
 
 @app.command("check")
-def _check(ctx: typer.Context, config: Optional[Path] = _HERE) -> None:
+def _check(ctx: typer.Context, config: Optional[Path] = HERE) -> None:
     """Check configuration, store and kernel; change nothing.
 
     \b
@@ -345,30 +311,10 @@ def _check(ctx: typer.Context, config: Optional[Path] = _HERE) -> None:
       dpsd check
       dpsd check --config dpsd.toml.new
     """
-    from dpsd import assembly
-    from dpsd.cli.status import store_problem
+    from dpsd.cli.checking import check
     from dpsd.kernel.abilities import problems
 
-    settings = _config(ctx, config)
-    codes = [0]
-    if (error := store_problem(settings)) is not None:
-        output.write(f"error: {error}")
-        codes.append(error.exit_code)
-    for problem in problems(settings):
-        output.write(f"{problem.severity}: {problem.text}")
-        if problem.mend:
-            output.write(f"  {problem.mend}")
-        codes.append({"warning": 0, "forbidden": NotPermitted.exit_code}.get(problem.severity, 69))
-    mta = assembly.ask(settings)
-    if mta.problem:
-        output.write(f"warning: the mail server can't be asked: {mta.problem}")
-        codes.append(0)
-    if settings.protect.slots is None:
-        for each in assembly.slots(settings, mta):
-            output.say(f"slots: {each.words(settings.protect.ports)}")
-    if len(codes) == 1:
-        output.say("all is well")
-    raise typer.Exit(max(codes))
+    raise typer.Exit(check(config_of(ctx, config), problems))
 
 
 @app.command("record")
@@ -379,7 +325,7 @@ def _record(
     anonymize: bool = typer.Option(
         False, "--anonymize", help="Write other addresses in place of all, prefixes kept."
     ),
-    config: Optional[Path] = _HERE,
+    config: Optional[Path] = HERE,
 ) -> None:
     """Record what the kernel tells of the mail ports' sessions.
 
@@ -399,7 +345,7 @@ def _record(
     from dpsd.capture import record
 
     try:
-        heard = record(_config(ctx, config), file, _seconds(for_), anonymize)
+        heard = record(config_of(ctx, config), file, seconds_of(for_), anonymize)
     except OSError as error:
         if error.filename is None:  # not of a file, so not the user's argument
             raise
@@ -420,8 +366,8 @@ def _replay(
     against: Optional[Path] = typer.Option(  # noqa: B008
         None, "--against", metavar="OTHER", readable=False, help="Another configuration."
     ),
-    as_json: bool = _JSON,
-    config: Optional[Path] = _HERE,
+    as_json: bool = JSON,
+    config: Optional[Path] = HERE,
 ) -> None:
     """Show who would have been listed in a capture, and why.
 
@@ -435,85 +381,11 @@ def _replay(
       dpsd replay attack.capture --against stricter.toml
     """
     from dpsd.capture import compare, replay
-    from dpsd.cli.comparing import comparison
+    from dpsd.cli.listing import show_compared, show_replayed
 
-    settings = _config(ctx, config)
-    if against is not None:
-        compared = compare(settings, load(against), file)
-        if as_json:
-            output.write_json(compared)
-        else:
-            for line in comparison(compared, str(_path(ctx, config)), str(against)):
-                output.write(line)
-        return
-    verdicts = replay(settings, file)
-    if as_json:
-        output.write_json_lines(verdicts)
-    elif verdicts:
-        rows = [["" if cell is None else str(cell) for cell in each.values()] for each in verdicts]
-        output.write_table([key.upper() for key in verdicts[0]], rows)
+    settings = config_of(ctx, config)
+    if against is None:
+        show_replayed(replay(settings, file), as_json)
     else:
-        output.say("nobody would have been listed")
-
-
-def _path(ctx: typer.Context, here: Path | None) -> Path:
-    """The configuration file: as said after the command, before it, by DPSD_CONFIG, or default."""
-    return Path(ctx.find_root().params["config"]) if here is None else here
-
-
-def _config(ctx: typer.Context, here: Path | None) -> Config:
-    return load(_path(ctx, here))
-
-
-def _network(text: str, size: PeerSize) -> Network:
-    """The network that PEER means; the user is told when a bare address means more than itself."""
-    try:
-        network = size.parse(text)
-    except ValueError as error:
-        raise BadArgument(str(error)) from None
-    if "/" not in text and network.num_addresses > 1:
-        output.say(f"{text} stands for its whole peer, {size.text(network)}")
-    return network
-
-
-def _seconds(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise BadArgument(f"--for: {error}") from None
-
-
-def _instant(text: str) -> float:
-    """Seconds since the epoch: of so long ago, or of an RFC 3339 instant."""
-    try:
-        return time.time() - parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except ValueError:
-        raise BadArgument(
-            f"--since: {text!r} is neither a time such as 2h nor an instant such as"
-            " 2026-11-23T01:00:00Z"
-        ) from None
-
-
-def _source(name: str | None) -> str:
-    from dpsd.cli.editing import program
-
-    return OPERATOR if name is None else program(name)
-
-
-def _reason(text: str) -> str:
-    if not text.isprintable() or len(text) > 200:
-        raise BadArgument("--reason: must be one line of up to 200 printable characters")
-    return text
-
-
-def _edit(ctx: typer.Context, here: Path | None, peers: list[str], wish: "Wish") -> None:
-    """Make one change of what the lists say about peers."""
-    from dpsd.cli.changing import change
-
-    settings = _config(ctx, here)
-    networks = list(dict.fromkeys(_network(peer, settings.peers.size) for peer in peers))
-    change(settings, wish, networks)
+        names = str(path_of(ctx, config)), str(against)
+        show_compared(compare(settings, load(against), file), *names, as_json)

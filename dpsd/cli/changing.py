@@ -12,6 +12,7 @@ from typing import Any
 
 from dpsd import control
 from dpsd.cli import output
+from dpsd.cli.arguments import network_of
 from dpsd.cli.editing import PATIENCE, Done, Editor, blocked, check_own, until, wait_until_applied
 from dpsd.config import Config
 from dpsd.core.lists import OPERATOR
@@ -72,8 +73,10 @@ class _InStore(Thread):
             self.problem = problem
 
 
-def change(config: Config, wish: Wish, peers: Sequence[Network]) -> None:
+def change(config: Config, named: Sequence[str], wish: Wish) -> None:
     """Change what the lists say about peers, and tell it. NotSo: of some it can't be so."""
+    size = config.peers.size
+    peers = list(dict.fromkeys(network_of(each, size) for each in named))
     problems: list[NotSo] = []
 
     def work(editor: Editor) -> list[Done]:

@@ -1,13 +1,9 @@
-"""What `status` and `check` tell; nothing here changes anything."""
+"""What `status` tells; nothing here changes anything."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from dpsd.cli.output import counts, moment, moment_or_none
-from dpsd.config import Config
-from dpsd.errors import DpsdError, NotPermitted, Unavailable
 from dpsd.kernel.ending.outcome import WORDS
 from dpsd.store import Node, Store
 
@@ -69,10 +65,7 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
         if told.get("price"):
             yield "price", f"{told['price']:.0f} bytes a second have to be said to keep a slot"
         for each in told["slots"]:
-            yield (
-                "slots",
-                f"{each['slots']} for {', '.join(map(str, each['ports']))}: {each['source']}",
-            )
+            yield "slots", slots_line(each)
         blind = "; some are missing, so nobody is judged by them" if told.get("blind") else ""
         yield "events", f"received {events['received']}, lost {events['lost']}{blind}"
         if told.get("accounting") is False:
@@ -97,30 +90,13 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
     yield "revision", f"stored {revision['stored']}, applied {applied}"
 
 
+def slots_line(told: Json) -> str:
+    """A pool of slots as the daemon tells it, in one line."""
+    return f"{told['slots']} for {', '.join(map(str, told['ports']))}: {told['source']}"
+
+
 def _endings(told: Json) -> Iterator[tuple[str, str]]:
     """How many sessions were ended, and how many weren't: a line for each reason."""
     yield "ended", f"{told['ended']} sessions"
     for why, number in told["not_ended_why"].items():
         yield "not ended", f"{number} times: {WORDS.get(why, why)}"
-
-
-def store_problem(config: Config) -> DpsdError | None:
-    """Why the store couldn't be used as it is; None when it could. Creates nothing."""
-    path = Path(config.store.url.removeprefix("sqlite://"))
-    try:
-        if os.path.lexists(path) and (path.is_symlink() or path.stat().st_size):
-            with Store.open(config.store.url) as store:
-                if store.read_only:
-                    return Unavailable(
-                        f"store {path}: its file system is read-only: lists can be read, and"
-                        " changes reach the running daemon only; mount -o remount,rw"
-                    )
-        elif not path.parent.is_dir():
-            return Unavailable(f"store {path}: its directory doesn't exist; create it")
-        elif not os.access(path.parent, os.W_OK | os.X_OK):
-            return NotPermitted(f"store {path}: this user can't write to its directory")
-    except PermissionError:
-        return NotPermitted(f"store {path}: this user can't get at it")
-    except DpsdError as error:
-        return error
-    return None

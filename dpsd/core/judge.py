@@ -325,7 +325,12 @@ class Judge:
     def _earned(self, peer: Peer, mails: float, now: float) -> None:
         peer.mailed_at = now
         self.scores.earn(peer, mails, CREDIT_MOST, now)
-        if not peer.delivers and peer.credit > 1.0:
+        if peer.credit > 1.0:
+            self.has_delivered(peer)
+
+    def has_delivered(self, peer: Peer) -> None:
+        """Never list a prefix with this peer in it, while that is remembered."""
+        if not peer.delivers:
             peer.delivers = True
             self.prefixes.delivers(peer.key, 1)
 

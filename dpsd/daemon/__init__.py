@@ -1,7 +1,8 @@
 """The daemon: one asyncio loop that owns the state, and what it is wired to.
 
 daemon.py      wiring, signals, what recurs
-schedule.py    the scheduler, and what goes on beside
+schedule.py    what recurs, and what goes on beside
+scheduler.py   APScheduler, and no more than that
 bailiff.py     carries out verdicts and changes of the lists
 clock.py       the engine's time and the wall clock's
 keeper.py      the store, in the one thread that uses it

@@ -1,6 +1,7 @@
 """The bailiff: carries out what was decided. The kernel first, then the peer's sessions, then the
 store, then the log."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,8 @@ from dpsd.store import Action, Recorded
 
 log = logging.getLogger("dpsd")
 
+FOLLOWED_AT_ONCE = 2_000  # changes of others, before the loop sees to anything else: about 20 ms
+ADOPTED_AT_ONCE = 1_000  # entries, before the loop sees to anything else: about 5 ms
 TOLD = 20  # changes of one moment that have a line each in the log
 
 
@@ -101,12 +104,17 @@ class Bailiff:
         await self._memory.save_of(entry.peer for entry in entries)
         await self._keeper.flush()
 
-    def adopt(self, entries: Sequence[Entry]) -> None:
-        """Take over what only the kernel knew."""
-        for entry in entries:
-            self._engine.lists.put(entry)
+    async def adopt(self, entries: Sequence[Entry]) -> None:
+        """Take over what only the kernel knew, a part at a time; not what is known by now."""
+        for first in range(0, len(entries), ADOPTED_AT_ONCE):
+            some = entries[first : first + ADOPTED_AT_ONCE]
+            lists = self._engine.lists
+            some = [entry for entry in some if lists.get(entry.list, entry.peer) is None]
+            for entry in some:
+                lists.put(entry)
+            self._keeper.write(Action.ADD, some)
+            await asyncio.sleep(0)
         self._tell(logging.WARNING, [(entry, Action.ADD) for entry in entries], "adopted: ")
-        self._keeper.write(Action.ADD, entries)
 
     def expire(self, entries: Sequence[Entry]) -> None:
         """The time of these entries is over, which the kernel knows by itself."""
@@ -124,7 +132,14 @@ class Bailiff:
             log.info("%s off %s: its time is over", self._engine.size.text(entry.peer), entry.list)
 
     async def follow(self, recorded: Sequence[Recorded]) -> None:
-        """Do to the lists and the kernel what was done to the store. Raises DpsdError."""
+        """Do to the lists and the kernel what was done to the store, a part at a time. Raises
+        DpsdError; then it may be done again from the start."""
+        for first in range(0, len(recorded), FOLLOWED_AT_ONCE):
+            await self._follow(recorded[first : first + FOLLOWED_AT_ONCE])
+            await asyncio.sleep(0)
+        self._tell(logging.INFO, [(record.entry, record.action) for record in recorded])
+
+    async def _follow(self, recorded: Sequence[Recorded]) -> None:
         engine, changes = self._engine, list[Change]()
         self._keeper.supersede({record.entry.peer for record in recorded})
         for record in recorded:
@@ -148,7 +163,6 @@ class Bailiff:
             if not added and entry.list is not ListName.WHITE:
                 # What a program lifts has ended as by its time.
                 (engine.forgive if entry.source == OPERATOR else engine.release)(entry.peer)
-        self._tell(logging.INFO, [(record.entry, record.action) for record in recorded])
 
     def sweep(self) -> None:
         """End what listed peers have left from before."""

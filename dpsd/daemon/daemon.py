@@ -1,11 +1,12 @@
 """The daemon: wiring, signals, what recurs. What is decided is decided in dpsd.core."""
 
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from dpsd.config import Config, load, needs_restart
 from dpsd.core.events import Endpoints, Event, Key, Word
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
 from dpsd.core.halfclosed import MOST
-from dpsd.core.lists import ListName, Lists
+from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.core.retries import persistent
 from dpsd.daemon import accounting, logs, status
@@ -47,6 +48,7 @@ PULSE = 0.25  # seconds between two ticks
 HURRIED = 3  # ticks in that time while slots run short
 POLL = 0.2  # seconds between two looks at the store
 SETTLED = 200  # sessions that end before the loop sees to anything else: some 3 ms
+ADOPTED_WITHIN = 1.0  # seconds of a start that wait for what the kernel holds
 FLUSH = 1.0  # seconds within which scores are in the store, and what failed before is tried again
 
 
@@ -104,6 +106,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._schedule.beside(self._reload()))
         try:
             async with self._reloading:  # a SIGHUP waits until there is something to reload
+                gc.disable()  # of all that is read now nothing is garbage
                 await self._begin()
                 notify("READY=1", f"STATUS={self.mode}")
             log.info(
@@ -125,14 +128,22 @@ class Daemon:
         for entry in await self._keeper.load():
             engine.lists.put(entry)
         await self._memory.recall()
-        found = await adoptable(engine, self._guard, self._keeper, self._clock)
-        self._bailiff.adopt(found)
+        found = asyncio.ensure_future(self._adoptable())
+        await asyncio.wait({found}, timeout=ADOPTED_WITHIN)
+        self._keeper.adopts = not found.done() or bool(found.result())
+        if found.done():
+            await self._adopt(found)
         engine.look(assembly.scopes(self._config))
         await self._accounting.look()
         self._listener = Listener(
             self._config.protect.ports, self._config.kernel.event_buffer, self._take
         )
-        await self._guard.begin()
+        if found.done():
+            await self._guard.begin()
+        else:
+            log.warning("very many are blocked; the table that is there stands until all are known")
+            self._schedule.beside(self._guard.begin_after(self._adopt_later(found)))
+            await asyncio.sleep(0)  # so that it has the table from now on
         self._guard.watch()
         self._listener.start()
         self._metrics.open()
@@ -140,16 +151,44 @@ class Daemon:
         self._start_jobs()
         # What there is now stays: no collection of garbage has to look through it again.
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         gc.freeze()
+        gc.enable()
         # What ended makes no cycles. Only what is new is searched for them: the whole, with
         # 100,000 sessions, takes 30 ms.
         gc.set_threshold(3_000, 1, 1_000_000_000)
+
+    def _adoptable(self) -> Awaitable[list[Entry]]:
+        return adoptable(self._engine, self._guard, self._keeper, self._clock)
+
+    async def _adopt(self, found: Awaitable[list[Entry]]) -> None:
+        """Take over what only the kernel knows. Raises DpsdError if that can't be read."""
+        await self._bailiff.adopt(await found)
+        self._schedule.beside(self._store_adopted())
+
+    async def _store_adopted(self) -> None:
+        await self._keeper.flush()
+        self._keeper.adopts = not await self._keeper.wrote(FLUSH)
+
+    async def _adopt_later(self, found: Awaitable[list[Entry]]) -> None:
+        """As _adopt(), until it is done: the table isn't to be loaded without."""
+        while True:
+            try:
+                await self._adopt(found)
+            except DpsdError as problem:
+                log.error("%s; it is tried again, and the table stays as it is", problem)
+                await asyncio.sleep(AGAIN)
+                found = self._adoptable()
+            else:
+                return
 
     async def _end(self) -> None:
         self._schedule.stop()
         if self._listener is not None:
             self._listener.close()
         await self._schedule.cancel()
+        if self._listener is not None:  # else nothing was learned
+            await self._memory.save_all()
         await asyncio.to_thread(self._metrics.close)
         await self._endings.close()
         await self._guard.close()
@@ -221,7 +260,8 @@ class Daemon:
             if self._engine.unseen is None:
                 self._engine.look(assembly.scopes(self._config))
                 self._listener.dump()
-            self._listener.dump_if_due(self._engine.pressed)
+            idle = not (self._engine.sessions or self._engine.blind)
+            self._listener.dump_if_due(self._engine.pressed, idle)
             if not self._swept and not self._engine.blind:
                 self._swept = True
                 self._bailiff.sweep()
@@ -308,7 +348,7 @@ class Daemon:
     async def _look_at_sockets(self) -> None:
         """What only the server's sockets know of its sessions; unless it is elsewhere."""
         engine, ports = self._engine, self._config.protect.ports
-        if self._config.protect.addresses:
+        if self._config.protect.addresses or not engine.sessions:
             engine.linger((), self._clock.now())
             return
         try:

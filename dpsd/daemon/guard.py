@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from dpsd.core.lists import Change, Element
@@ -44,6 +45,7 @@ class Guard:
         self._watch: Watch | None = None
         self._lock = asyncio.Lock()  # one load at a time
         self._loading = False
+        self._stands = False  # the table that was found, as it is
         self._failures = 0  # of loads
         self._broken = False
         self._defer_fails = False  # and that was told
@@ -59,30 +61,63 @@ class Guard:
     async def begin(self) -> None:
         """As load(), but when libnftables dies of somebody's table, go on with the one that is
         there: its prefixes as they are, hosts as wanted. KernelError, NotPermitted."""
+        async with self._lock:
+            await self._begin()
+
+    async def _begin(self) -> None:
         try:
-            await self.load()
+            await self._load()
         except Crashed as problem:
             await self._run(self.table.take_over, dict(self._wanted()))
             self.mend(str(problem))
 
+    async def begin_after(self, known: Awaitable[None]) -> None:
+        """As begin(), once it is known what the table holds; up to then the one that is there
+        stands. Single peers are changed in it meanwhile, and all else waits."""
+        async with self._lock:
+            self._stands = True
+            try:
+                await known
+            finally:
+                self._stands = False
+            try:
+                await self._begin()
+            except DpsdError as problem:
+                self.mend(str(problem))
+
     async def _load(self) -> None:
         self._loading = True
+        self._look_away()
         try:
             await self._run(self.table.load, dict(self._wanted()))
             while self._meanwhile:
                 late, self._meanwhile = self._meanwhile, []
-                await self._run(self.table.apply, late)
+                try:
+                    await self._run(self.table.apply, late)
+                except KernelError:  # as when a set is full: what is wanted by now knows of that
+                    await self._run(self.table.load, dict(self._wanted()))
         except DpsdError:
             self._failures += 1
             raise
         finally:
             self._loading = False
             self._meanwhile = []  # after a failure the next load has them
+            self._look_back()
 
     def watch(self) -> None:
         """From now on notice what others do to the table, and mend it."""
         self._watch = Watch()
-        asyncio.get_running_loop().add_reader(self._watch.fileno(), self._noticed)
+        self._look_back()
+
+    def _look_away(self) -> None:
+        """While the table is loaded: libnftables may do that over a new socket, which nobody knows
+        as ours before it is done."""
+        if self._watch is not None:
+            asyncio.get_running_loop().remove_reader(self._watch.fileno())
+
+    def _look_back(self) -> None:
+        if self._watch is not None:
+            asyncio.get_running_loop().add_reader(self._watch.fileno(), self._noticed)
 
     async def replace(self, spec: TableSpec) -> None:
         """Go on with a table of another configuration."""
@@ -106,7 +141,7 @@ class Guard:
 
         What fails is logged and mended by a repair.
         """
-        if self._loading:
+        if self._must_wait(changes):
             self._meanwhile += changes
             return
         try:
@@ -114,6 +149,13 @@ class Guard:
         except DpsdError as problem:
             log.error("%s", problem)
             self.mend("a change failed")
+
+    def _must_wait(self, changes: Sequence[Change]) -> bool:
+        return self._loading or (self._stands and not self._are_single(changes))
+
+    def _are_single(self, changes: Sequence[Change]) -> bool:
+        """Whether they are all of single peers, which no libnftables is needed for."""
+        return all(self.table.spec.size.is_peer(change.peer) for change in changes)
 
     def defer(self, peers: Mapping[Network, float]) -> None:
         """Let these peers open no new session for so many seconds: about 0.1 ms for a few.
@@ -151,7 +193,7 @@ class Guard:
         What the kernel refuses, as when a set is full, is tried with the whole table. KernelError,
         and a repair.
         """
-        if self._loading:
+        if self._must_wait(changes):
             self._meanwhile += changes
             failures = self._failures
             async with self._lock:
@@ -159,11 +201,14 @@ class Guard:
                     raise KernelError("table inet dpsd could not be loaded")
             return
         try:
-            if len(changes) <= FEW and all(self.table.spec.size.is_peer(c.peer) for c in changes):
+            if len(changes) <= FEW and self._are_single(changes):
                 self.table.apply(changes, self._clock.now())  # no verdict comes between
             else:
                 await self._run(self.table.apply, changes)
         except DpsdError as problem:
+            if await self._run(partial(self.table.leaves_out, changes), dict(self._wanted())):
+                log.warning("%s; what lasts shortest isn't in it", problem)
+                return
             log.error("%s; loading the whole table", problem)
             try:
                 await self.load()
@@ -217,9 +262,10 @@ class Guard:
 
     async def close(self) -> None:
         """Stop watching; the table stays in the kernel as it is."""
-        if self._watch is not None:
-            asyncio.get_running_loop().remove_reader(self._watch.fileno())
-            self._watch.close()
+        self._look_away()
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
         for task in (self._repair, self._comparing):
             if task is not None:
                 task.cancel()

@@ -26,7 +26,10 @@ T = TypeVar("T")
 log = logging.getLogger("dpsd")
 
 AHEAD = 5.0  # seconds; an entry made by so much later than now was made by another clock
-RUNS, CLEAN = "runs", "stopped"  # what a node tells of its daemon
+# What a node tells of its daemon; ADOPTS: it runs, and not all that the kernel held is stored.
+RUNS, ADOPTS, CLEAN = "runs", "adopts", "stopped"
+WRITTEN_AT_ONCE = 5_000  # records a transaction: about 0.2 s, in which nothing else is read
+LOOKED = 1.0  # seconds after which the store is asked whatever its files tell
 MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
 
 
@@ -56,6 +59,7 @@ class Keeper:
         self.applied = 0  # the revision that the engine and the kernel have
         self.path = path_of(url)  # None: no file
         self.before = Before.NOTHING
+        self.adopts = False  # what the kernel held isn't all stored yet
         self._url = url
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, "store")
@@ -66,8 +70,9 @@ class Keeper:
         self._failing: set[str] = set()  # what has been told to fail
         self._file: tuple[int, int] | None = None
         self._behind = False  # there is news that isn't applied yet
+        self._seen: tuple[tuple[object, ...] | None, float] = None, 0.0  # of the files, and when
         self._flushing = set[asyncio.Future[None]]()
-        self._last_beat: tuple[str, int, dict[str, Any]] | None = None
+        self._last_beat: tuple[str, int, dict[str, Any], str] | None = None
 
     async def run(self, work: Callable[[Store], T]) -> T:
         """Do something with the store in its thread. Raises what it raises."""
@@ -108,8 +113,9 @@ class Keeper:
         """Write what is waiting, and give up the claim."""
         if self._store is not None:
             await self.flush()
-            if not self._waiting and self._last_beat is not None:
-                await self._write_beat(*self._last_beat[::2], CLEAN)
+            if not self._waiting and not self.adopts and self._last_beat is not None:
+                mode, _, status, _ = self._last_beat
+                await self._write_beat(mode, status, CLEAN)
             await self.run(Store.close)
         self._thread.shutdown()
 
@@ -152,11 +158,31 @@ class Keeper:
         """What others changed and isn't applied yet; None: read everything again.
 
         It comes again with each call until caught_up() is told of it. Costs next to nothing while
-        nobody writes.
+        nobody writes: the store is asked when its file or the log beside it was written to, and
+        each second besides, since their times are coarse.
         """
-        if not self._behind and not await self.run(Store.changed):
-            return News([], self.applied)
+        if not self._behind:
+            written, now = self._written(), time.monotonic()
+            if written is not None and written == self._seen[0] and now < self._seen[1] + LOOKED:
+                return News([], self.applied)
+            self._seen = written, now
+            if not await self.run(Store.changed):
+                return News([], self.applied)
         return await self.missed()
+
+    def _written(self) -> tuple[object, ...] | None:
+        """When the store's file and its log were written to last, and which they are; None: that
+        can't be known."""
+        if self.path is None:
+            return None
+        found = list[tuple[int, int, int]]()
+        for path in (self.path, f"{self.path}-wal"):
+            try:
+                told = os.stat(path)
+            except OSError:
+                return None
+            found.append((told.st_ino, told.st_mtime_ns, told.st_size))
+        return tuple(found)
 
     async def missed(self) -> News | None:
         """What others changed since `applied`; None: read everything again."""
@@ -187,10 +213,15 @@ class Keeper:
         ]
 
     async def flush(self) -> None:
-        """Write what is waiting; a failure is logged and tried again with the next flush."""
-        records, self._waiting = self._waiting, []
-        if not records:
-            return
+        """Write what is waiting, a part at a time; a failure is logged and tried again with the
+        next flush."""
+        while self._waiting and await self._flush_some():
+            pass
+
+    async def _flush_some(self) -> bool:
+        """Whether the part that waits for longest could be written."""
+        records = self._waiting[:WRITTEN_AT_ONCE]
+        del self._waiting[:WRITTEN_AT_ONCE]
         known = self.applied
         commit = self._thread.submit(lambda: self._opened().record(records, self.node, known))
         try:
@@ -198,7 +229,7 @@ class Keeper:
         except DpsdError as problem:
             self._waiting = (records + self._waiting)[-MOST_WAITING:]
             self._complain("flush", f"{problem}; {len(self._waiting)} verdicts only in the kernel")
-            return
+            return False
         except asyncio.CancelledError:
             if commit.cancelled():  # before the store's thread came to it
                 self._waiting = records + self._waiting
@@ -208,6 +239,7 @@ class Keeper:
             log.info("%s: somebody else changed it first; that holds", record.entry.peer)
         if done.made and done.revision == self.applied + 1:
             self.applied = done.revision
+        return True
 
     async def wrote(self, within: float) -> bool:
         """Whether everything is in the store by so many seconds from now; else it is tried on."""
@@ -217,19 +249,21 @@ class Keeper:
         done, _ = await asyncio.wait({flushing}, timeout=within)
         return bool(done) and not self._waiting
 
-    async def save(self, rows: list[PeerRow]) -> None:
-        """Write peers' scores; a failure is logged, they change again anyway."""
+    async def save(self, rows: list[PeerRow]) -> bool:
+        """Write peers' scores; whether that could be done. A failure is logged once."""
         try:
             await self.run(lambda store: store.save_peers(rows))
         except DpsdError as problem:
-            self._complain("save", f"{problem}; scores are not saved")
-        else:
-            self._failing.discard("save")
+            self._complain("save", f"{problem}; scores are not saved, which is tried again")
+            return False
+        self._failing.discard("save")
+        return True
 
     async def beat(self, mode: str, status: dict[str, Any]) -> None:
         """Tell how things stand, if that changed since the last time."""
-        beat = (mode, self.applied, status)
-        if beat == self._last_beat or not await self._write_beat(mode, status, RUNS):
+        state = ADOPTS if self.adopts and self.before is Before.NOTHING else RUNS
+        beat = (mode, self.applied, status, state)
+        if beat == self._last_beat or not await self._write_beat(mode, status, state):
             return
         self._last_beat = beat
         if _identity(self._opened().path) != self._file:
@@ -288,6 +322,8 @@ def _before(mine: Node | None) -> Before:
     told = {} if mine is None else mine.status
     if told.get("daemon") == CLEAN:
         return Before.STOPPED
+    if told.get("daemon") == ADOPTS:
+        return Before.NOTHING
     return Before.BOOT if told.get("boot", _boot_id()) != _boot_id() else Before.CRASHED
 
 

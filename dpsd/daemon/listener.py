@@ -19,6 +19,8 @@ LINGER = 0.003  # seconds that events are let gather after a batch that wasn't f
 AGAIN = 1.0  # seconds until a receive that failed is tried again
 PATIENCE = 10.0  # seconds for each part of a dump
 DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.1  # seconds between two dumps, at least
+# While no session is open: the events tell of all that begin. It shows how many are half open.
+DUMP_EVERY_IDLE = 60.0
 DUMP_SHARE, DUMP_SHARE_HURRY = 0.02, 0.2  # of a processor, at most
 
 
@@ -65,16 +67,18 @@ class Listener:
             self._incomplete = False
             self._asked(self._dump.start(ports or self._ports))
 
-    def dump_if_due(self, hurry: Sequence[int] = ()) -> None:
+    def dump_if_due(self, hurry: Sequence[int] = (), idle: bool = False) -> None:
         """Ask for it when the last time is long enough ago, for what it cost.
 
-        hurry: only for these ports, and more often: there slots run short. What a dump costs is
-        mostly the kernel's walk through its table, once for each port.
+        hurry: only for these ports, and more often: there slots run short. idle: nothing is there
+        to be measured. What a dump costs is mostly the kernel's walk through its table, once for
+        each port and IP version.
         """
         rest = self._last_cost / (DUMP_SHARE_HURRY if hurry else DUMP_SHARE)
         if self._dump.running and time.monotonic() - self._heard_at > PATIENCE:
             self._failed(f"the connection table can't be read: no answer for {PATIENCE:.0f} s")
-        due = self._dumped_at + max(DUMP_EVERY_HURRY if hurry else DUMP_EVERY, rest)
+        every = DUMP_EVERY_IDLE if idle else DUMP_EVERY
+        due = self._dumped_at + max(DUMP_EVERY_HURRY if hurry else every, rest)
         if time.monotonic() >= due and not self._dump.running:
             self.dump(hurry)
 

@@ -16,21 +16,24 @@ class MailServer:
 
     def __init__(self) -> None:
         self.said: Mta | None = None
+        self._knows = False  # whether that is an answer of its own
         self._asked: tuple[object, ...] = ()
         self._told: dict[str, object] = {}
 
     async def ask(self, config: Config) -> Mta:
         """What it says about this configuration now; nothing is remembered before take()."""
         mta = await asyncio.to_thread(assembly.ask, config)
-        if not mta.problem or self.said is None or self._asked != _question(config):
+        if not mta.problem or self.said is None or not self._still_holds(config):
             return mta
         return replace(self.said, problem=mta.problem)
 
     def take(self, config: Config, mta: Mta) -> None:
         """Go on with this configuration and what it said; what is new goes to the log."""
-        self.said, self._asked = mta, _question(config)
+        holds = bool(mta.problem) and self._still_holds(config)
+        self.said, self._asked, self._knows = mta, _question(config), holds or not mta.problem
         if self._is_new("problem", mta.problem) and mta.problem:
-            log.error("the mail server can't be asked, what was known of it holds: %s", mta.problem)
+            then = "what was known of it holds" if holds else "nothing is known of it"
+            log.error("the mail server can't be asked, %s: %s", then, mta.problem)
         slots = assembly.slots(config, mta)
         if self._is_new("slots", slots):
             for each in slots:
@@ -39,6 +42,10 @@ class MailServer:
         left_out = mta.networks.left_out if mta.networks else ()
         if self._is_new("left out", left_out) and left_out:
             log.warning("not taken as white of Postfix's mynetworks: %s", ", ".join(left_out))
+
+    def _still_holds(self, config: Config) -> bool:
+        """Whether what it said before is about this configuration, too."""
+        return self._knows and self._asked == _question(config)
 
     def _is_new(self, what: str, value: object) -> bool:
         """Whether this differs from what was told last."""

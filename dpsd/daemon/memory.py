@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
@@ -24,6 +25,7 @@ log = logging.getLogger("dpsd")
 SAVED_A_FLUSH = 500  # peers' scores
 LOOKED_AT = 2_000  # peers whose score changed, for that
 TOGETHER = 100  # of them before the loop sees to anything else: some 1 ms
+AT_A_STOP = 5.0  # seconds for all of them
 SESSIONS_TOLD = 1_000  # of a peer, by state
 WORTH_SAVING = 1.0  # slot-seconds
 
@@ -59,6 +61,10 @@ class Memory:
                     engine.scores.clear(peer.key)  # it was released while no daemon ran
                 peer.credit = min(row.detail.get("trust", 0.0), CREDIT_MOST)
                 peer.credited_at = past(trusted_at)
+                if (mailed_at := row.detail.get("mailed_at")) is not None:
+                    peer.mailed_at = past(mailed_at)
+                if row.detail.get("delivers"):
+                    engine.judge.has_delivered(peer)
 
     async def save(self) -> None:
         """Write the scores that changed lately, some of them if there are very many."""
@@ -68,17 +74,30 @@ class Memory:
                 break
             rows += self._rows(changed.pop() for _ in range(min(TOGETHER, len(changed))))
             await asyncio.sleep(0)
-        if rows:
-            await self._keeper.save(rows)
+        await self._write(rows)
+
+    async def save_all(self) -> None:
+        """Write every score that changed, before a stop; what isn't written by then is given up."""
+        changed, until = self._engine.scores.changed, time.monotonic() + AT_A_STOP
+        while changed and time.monotonic() < until:
+            before = len(changed)
+            await self.save()
+            if len(changed) >= before:  # it can't be written
+                return
 
     async def save_of(self, listed: Iterable[Network]) -> None:
         """Write what these were listed for, so that `dpsd why` can tell it at once."""
         size, changed = self._engine.size, self._engine.scores.changed
         keys = [size.key(each.network_address.packed) for each in listed if size.is_peer(each)]
         changed.difference_update(keys)
-        rows = self._rows(keys)
-        if rows:
-            await self._keeper.save(rows)
+        await self._write(self._rows(keys))
+
+    async def _write(self, rows: list[PeerRow]) -> None:
+        """What can't be written now counts as changed again."""
+        if rows and not await self._keeper.save(rows):
+            size = self._engine.size
+            changed = (size.key(row.peer.network_address.packed) for row in rows)
+            self._engine.scores.changed.update(changed)
 
     def note(self, sessions: Iterable[Key]) -> None:
         """These were ended to make room: `dpsd why` is to tell what that means for their peers."""
@@ -130,6 +149,9 @@ class Memory:
         detail: dict[str, Any] = {"evidence": evidence, "sessions": states}
         detail["trust"] = round(peer.credit, 3)
         detail["trusted_at"] = self._clock.to_wall(peer.credited_at)
+        if isfinite(peer.mailed_at):
+            detail["mailed_at"] = self._clock.to_wall(peer.mailed_at)
+        detail["delivers"] = peer.delivers
         detail["listed"] = peer.listed
         detail.update(self._lenience(peer))
         return PeerRow(network, peer.score, at, seen, detail)

@@ -21,6 +21,8 @@ from dpsd.mta.slots import Slots, assumed
 
 TIMEOUT = 10.0  # seconds for one command
 SENDMAIL_CF = Path("/etc/mail/sendmail.cf")
+# What Exim said to the package's unit dpsd-exim, which may read Exim's configuration.
+EXIM_SAID = Path("/run/dpsd-exim.said")
 
 _PLACES = "/usr/local/sbin:/usr/sbin:/sbin"  # beside PATH
 # A host may have no /etc/services.
@@ -71,20 +73,39 @@ def _postfix(program: str, ports: Sequence[int], directory: str) -> Mta:
 
 
 def _exim() -> Slots | None:
-    """Exim has one number for all ports."""
+    """Exim has one number for all ports.
+
+    It is setuid root, but the unit's daemon gains nothing by that (NoNewPrivileges), and Debian's
+    configuration is of mode 0640. So what Exim said to another unit counts as well.
+    """
     program = _found("exim4") or _found("exim")
     if program is None:
         return None
-    said = re.search(r"^smtp_accept_max = (\d+)$", _output(program, "-bP", "smtp_accept_max"), re.M)
+    try:
+        text = _output(program, "-bP", "smtp_accept_max")
+    except Unavailable:
+        text = _said_before()
+        if "smtp_accept_max" not in text:
+            raise
+    said = re.search(r"^smtp_accept_max = (\d+)$", text, re.M)
     return _shared("Exim, smtp_accept_max", said)
+
+
+def _said_before() -> str:
+    try:
+        return EXIM_SAID.read_text(errors="replace")
+    except OSError:  # there is no such unit: nobody is told anything by that
+        return ""
 
 
 def _sendmail() -> Slots | None:
     """Sendmail too; without this option it has no limit."""
     try:
         text = SENDMAIL_CF.read_text(errors="replace")
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as problem:
+        raise Unavailable(f"{SENDMAIL_CF}: {problem.strerror}") from None
     return _shared(
         "Sendmail, MaxDaemonChildren", re.search(r"^O MaxDaemonChildren=(\d+)", text, re.M)
     )

@@ -1,6 +1,8 @@
 """The store: the truth for lists, and the only channel between the command line and the daemon.
 
 store.py      every query
+queries.py    parts of them
+opened.py     the connection, its transactions, the claim
 records.py    what goes in and comes out
 schema.py     the tables, and the way to them from older ones
 connecting.py the URL, the connection, faults told in words

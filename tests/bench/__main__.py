@@ -19,6 +19,7 @@ ROUNDS = 5
 PEAK_ROUNDS = 3
 SAMPLES = 100
 ENTRIES = 100_000
+ROUTES, ADOPTED = 200_000, 250_000
 
 
 def costs(gateway: Gateway) -> Iterator[Row]:
@@ -120,13 +121,26 @@ def lists(gateway: Gateway) -> Iterator[Row]:
             yield f"  dpsd {name}", f"{took[command]:.2f} s", ""
 
 
+def starts(gateway: Gateway) -> Iterator[Row]:
+    """What it takes at rest, and how soon it is ready where there is very much already."""
+    share, memory = cost.rest(gateway, 60.0)
+    yield "At rest: three ports of this host, nobody connects", "", ""
+    yield "  CPU", f"{100 * share:.2f} % of a processor", "0.3 % or less"
+    yield "  memory", f"{memory:.0f} MiB", "under 60 MiB"
+    yield "Ready", "", ""
+    yield f"  with {ROUTES:,} routes", f"{size.routes(gateway, ROUTES):.2f} s", "under 2 s"
+    ready, known = size.adoption(gateway, ADOPTED)
+    yield f"  with {ADOPTED:,} peers to adopt", f"{ready:.2f} s", "under 5 s"
+    yield "  and all of them known", f"{known:.1f} s", ""
+
+
 def main() -> int:
     private.enter()
     print(f"{machine()}\nMedians; in brackets the least and the most of the rounds.\n", flush=True)
     print(line(("", "measured", "aim")))
     for row in bounds.rows():
         print(line(row), flush=True)
-    for part in (costs, reactions, peers, lists):
+    for part in (starts, costs, reactions, peers, lists):
         with Gateway() as gateway:
             for row in part(gateway):
                 print(line(row), flush=True)

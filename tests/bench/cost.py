@@ -39,6 +39,17 @@ def idle(gateway: Gateway) -> float:
         return (measure.cpu(daemon.pid) - before) / (time.monotonic() - began)
 
 
+def rest(gateway: Gateway, seconds: float) -> tuple[float, float]:
+    """The share of a processor, and the MiB, of a daemon of this host that nobody connects to."""
+    protect = {"ports": [25, 465, 587], "addresses": []}
+    with gateway.dpsd("rest", protect=protect) as daemon:
+        time.sleep(5.0)
+        began, before = time.monotonic(), measure.cpu(daemon.pid)
+        time.sleep(seconds)
+        share = (measure.cpu(daemon.pid) - before) / (time.monotonic() - began)
+        return share, measure.rss(daemon.pid)
+
+
 def of_dpsd(gateway: Gateway, load: Generator, seconds: float, rate: float, at_rest: float) -> Cost:
     """The daemon, without what it takes at rest."""
     with gateway.dpsd("cost", protect={"slots": 1000}) as daemon:

@@ -2,6 +2,7 @@
 
 import time
 from ipaddress import IPv4Network, ip_network
+from pathlib import Path
 from statistics import median
 
 from dpsd.core.lists import Entry, ListName
@@ -58,6 +59,44 @@ def lists(gateway: Gateway, entries: int, times: int) -> dict[str, float]:
         daemon.start(timeout=120)  # now the kernel's sets are full, and are read back
         found["start again"] = time.perf_counter() - began
     return found
+
+
+def adoption(gateway: Gateway, entries: int) -> tuple[float, float]:
+    """Seconds until a daemon with an empty store is ready, and until it knows what the kernel has
+    blocked for the one before it."""
+    daemon = gateway.dpsd("adoption")
+    with daemon:
+        pass
+    for name in ("dpsd.db", "dpsd.db-wal", "dpsd.db-shm"):
+        Path(private.RUN, "adoption", name).unlink(missing_ok=True)
+    for first in range(0, entries, _AT_ONCE):
+        some = range(first, min(entries, first + _AT_ONCE))
+        elements = ", ".join(f"{LISTED[number]} timeout 1d" for number in some)
+        command = f"add element inet dpsd block4 {{ {elements} }}\n"
+        gateway.space.run("nft", "-f", "-", stdin=command)
+    began = time.perf_counter()
+    daemon.start(timeout=120)
+    ready = time.perf_counter() - began
+    while daemon.json("status")["lists"]["block"] < entries:
+        if time.perf_counter() - began > 20 * _PATIENCE:
+            raise RuntimeError("they are not adopted")
+        time.sleep(0.5)
+    known = time.perf_counter() - began
+    daemon.stop()
+    return ready, known
+
+
+def routes(gateway: Gateway, many: int) -> float:
+    """Seconds until a daemon is ready where the routing table has so many routes."""
+    lines = (
+        f"route add 20.{number >> 14}.{number >> 6 & 255}.{(number & 63) * 4}/30 via 10.255.0.2\n"
+        for number in range(many)
+    )
+    gateway.space.run("ip", "-batch", "-", stdin="".join(lines), timeout=120)
+    daemon = gateway.dpsd("routes")
+    began = time.perf_counter()
+    with daemon:
+        return time.perf_counter() - began
 
 
 def _fill(url: str, entries: int) -> None:

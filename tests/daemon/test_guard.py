@@ -14,6 +14,7 @@ from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
 from dpsd.kernel.nftset import Crashed, TableSpec, child, library
+from dpsd.kernel.nftset.ruleset import SIZES
 from tests.daemon.live import eventually
 from tests.kernel.netns import fresh, inside, run
 
@@ -88,6 +89,42 @@ def test_others_that_expire_make_no_difference(caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.usefixtures("namespace")
+def test_what_finds_no_room_while_the_table_is_loaded_fails_no_load(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As when a set is full, and a command says so twice: to the store and to the daemon."""
+    until = time.time() + 3600
+    wanted: Wanted = {
+        (ListName.WHITE, IPv4Network((0x0B000000 + number, 32))): until
+        for number in range(SIZES["white4"])
+    }
+    shortest = Put(ListName.WHITE, THERE[1], until - 60)
+    longest = Put(ListName.WHITE, HERE[1], until + 60)
+
+    async def work(guard: Guard) -> None:
+        load = asyncio.create_task(guard.load())
+        await asyncio.sleep(0)
+        for put in (shortest, longest):
+            wanted[put.list, put.peer] = put.expires_at
+            guard.put([put])
+        await load
+        assert guard.repairs == 0
+        held = run("nft list set inet dpsd white4")
+        assert "10.99.0.1 " in held
+        assert "10.99.0.2 " not in held
+        await guard.apply([shortest])  # nor is the table loaded again for what isn't put there
+        assert "loading the whole table" not in caplog.text
+        assert "what lasts shortest isn't in it" in caplog.text
+        next_one = Put(ListName.WHITE, ip_network("10.99.0.3/32"), until + 90)
+        wanted[next_one.list, next_one.peer] = next_one.expires_at
+        await guard.apply([next_one])
+        assert "10.99.0.3 " in run("nft list set inet dpsd white4")
+
+    guarded(lambda: wanted, work)
+    assert "a change failed" not in caplog.text
+
+
+@pytest.mark.usefixtures("namespace")
 def test_many_are_deferred_a_part_at_a_time() -> None:
     first = int(IPv4Network("172.16.0.0/12").network_address)
     peers: dict[Network, float] = {IPv4Network((first + i, 32)): 60.0 for i in range(1200)}
@@ -128,6 +165,53 @@ def test_deferral_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> N
         assert caplog.text.count("nobody is deferred") == 2
 
     guarded(dict, work)
+
+
+@pytest.mark.usefixtures("namespace")
+def test_the_table_that_is_there_stands_until_it_is_known_what_it_holds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def leave(_: Guard) -> None:
+        pass
+
+    guarded(lambda: {HERE: None}, leave)
+    wanted: Wanted = {}
+    prefix = Put(ListName.BLOCK, ip_network("10.98.0.0/16"), None)
+
+    def held(name: str) -> str:
+        return run(f"nft list set inet dpsd {name}")
+
+    async def begin() -> None:
+        guard = Guard(TableSpec(ports=(25,)), Clock(), lambda: wanted)
+        known = asyncio.Event()
+
+        async def learn() -> None:
+            await known.wait()
+            wanted[HERE] = None
+
+        beginning = asyncio.create_task(guard.begin_after(learn()))
+        await asyncio.sleep(0)
+        guard.watch()
+        wanted[THERE] = None
+        guard.put([Put(*THERE, None)])
+        assert "10.99.0.1" in held("block4")
+        assert "10.99.0.2" in held("block4")
+        wanted[prefix.list, prefix.peer] = None
+        blocking = asyncio.create_task(guard.apply([prefix]))
+        await asyncio.sleep(0)
+        assert not blocking.done()
+        assert "10.98.0.0/16" not in held("block4_nets")
+        known.set()
+        await beginning
+        await blocking
+        assert "10.98.0.0/16" in held("block4_nets")
+        assert "10.99.0.1" in held("block4")
+        assert "10.99.0.2" in held("block4")
+        await asyncio.sleep(0)
+        await guard.close()
+
+    asyncio.run(begin())
+    assert "somebody else" not in caplog.text
 
 
 DIES = """

@@ -21,7 +21,8 @@ from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import Network
 from dpsd.daemon import memory
 from dpsd.daemon.clock import Clock
-from dpsd.daemon.keeper import Keeper
+from dpsd.daemon.keeper import Before, Keeper
+from dpsd.errors import StoreError
 from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.host import Host
 from dpsd.store import Action, PeerRow, Record, Store
@@ -33,6 +34,7 @@ CLIENT, OTHERS = (
     key_of(Endpoints(peer.network_address.packed, SERVER.packed, 40000, 25))
     for peer in (PEER, OTHER)
 )
+HONEST6 = ip_address("2001:db8:0:100::").packed[:8]
 FIVE_HOURS = 5 * 3600.0
 
 
@@ -127,6 +129,61 @@ def test_credit_outlives_a_restart(tmp_path: Path) -> None:
     assert again.scores.credit(peer_again, Clock().now()) == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.usefixtures("store")
+def test_who_delivered_mail_is_spared_after_a_restart_too(tmp_path: Path) -> None:
+    """Its prefix isn't listed, and what of it is ended soon after a mail isn't charged."""
+    engine, clock = assembly.engine(Config(), Host(), Lists()), Clock()
+    now, peer = clock.now(), engine.scores.peer(HONEST6, clock.now())
+    peer.mailed_at = now - 5
+    engine.scores.earn(peer, 2.0, CREDIT_MOST, now)
+    engine.judge.has_delivered(peer)
+    with kept(tmp_path) as (runner, keeper):
+        runner.run(memory.Memory(engine, keeper, clock).save())
+    again = recalled(tmp_path)
+    known = again.scores.get(HONEST6)
+    assert known is not None
+    assert known.mailed_at == pytest.approx(now - 5, abs=1)
+    hopping = [HONEST6[:7] + bytes([number]) for number in range(1, 9)]
+    charged = [again.judge.prefixes.charge(key, 900.0, 60.0, now) for key in hopping]
+    assert charged == [None] * 8
+    fresh = assembly.engine(Config(), Host(), Lists()).judge.prefixes
+    assert any(fresh.charge(key, 900.0, 60.0, now) for key in hopping)
+
+
+def test_scores_that_could_not_be_saved_are_saved_later(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, clock = assembly.engine(Config(), Host(), Lists()), Clock()
+    peer = engine.scores.peer(engine.size.key(PEER.network_address.packed), clock.now())
+    engine.scores.earn(peer, 1.0, CREDIT_MOST, clock.now())
+
+    def full(*_: object) -> None:
+        raise StoreError("no room left")
+
+    with kept(tmp_path) as (runner, keeper):
+        remembers = memory.Memory(engine, keeper, clock)
+        with monkeypatch.context() as broken:
+            broken.setattr(Store, "save_peers", full)
+            runner.run(remembers.save())
+            runner.run(remembers.save_all())  # gives up, and doesn't go on for ever
+        assert store.peer(PEER) is None
+        runner.run(remembers.save())
+    assert store.peer(PEER) is not None
+
+
+def test_all_scores_are_saved_before_a_stop(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "SAVED_A_FLUSH", 2)
+    engine, clock = assembly.engine(Config(), Host(), Lists()), Clock()
+    for number in range(5):
+        peer = engine.scores.peer(bytes([203, 0, 113, number]), clock.now())
+        engine.scores.earn(peer, 1.0, CREDIT_MOST, clock.now())
+    with kept(tmp_path) as (runner, keeper):
+        runner.run(memory.Memory(engine, keeper, clock).save_all())
+    assert len(store.peers()) == 5
+
+
 def test_credit_of_an_earlier_version_has_today_s_bound(store: Store, tmp_path: Path) -> None:
     now = time.time()
     store.save_peers([PeerRow(PEER, 0.0, now, now, {"trust": 60.0, "trusted_at": now})])
@@ -219,3 +276,45 @@ def test_a_host_without_a_name_follows_operators(
         news = runner.run(keeper.missed())
     assert news is not None
     assert [record.entry.peer for record in news.records] == [OTHER]
+
+
+@pytest.mark.parametrize(
+    ("before", "again"),
+    [(Before.NOTHING, Before.NOTHING), (Before.CRASHED, Before.CRASHED)],
+)
+@pytest.mark.usefixtures("store")
+def test_what_the_kernel_holds_is_adopted_again_after_a_stop_before_all_was_stored(
+    tmp_path: Path, before: Before, again: Before
+) -> None:
+    with kept(tmp_path) as (runner, keeper):
+        keeper.before, keeper.adopts = before, True
+        runner.run(keeper.beat("enforce", {}))
+    with kept(tmp_path) as (runner, keeper):
+        assert keeper.before is again
+        keeper.adopts = False
+        runner.run(keeper.beat("enforce", {}))
+    with kept(tmp_path) as (_, keeper):
+        assert keeper.before is Before.STOPPED
+
+
+def test_very_many_changes_are_written_a_part_at_a_time(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what is asked of the store meanwhile doesn't wait for all of them."""
+    monkeypatch.setattr("dpsd.daemon.keeper.WRITTEN_AT_ONCE", 2)
+    now = time.time()
+    peers = [ip_network(f"203.0.113.{number}") for number in range(5)]
+    with kept(tmp_path) as (runner, keeper):
+        entries = [Entry(ListName.BLOCK, peer, "", "score", now, now + 60) for peer in peers]
+        keeper.write(Action.ADD, entries)
+
+        async def work() -> list[int]:
+            flushing = asyncio.create_task(keeper.flush())
+            found = []
+            while not flushing.done():
+                found.append(await keeper.run(lambda opened: len(opened.history())))
+            return found
+
+        assert set(runner.run(work())) >= {2, 4}
+        assert keeper.applied == 3
+    assert [each.entry.peer for each in store.history()] == peers[::-1]

@@ -15,6 +15,7 @@ STEPS = [timedelta(days=-365), timedelta(hours=-1), timedelta(hours=1), timedelt
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch, step: timedelta) -> None:
     monkeypatch.setattr(schedule, "LOOK", 0.05)
+    monkeypatch.setattr(schedule, "OFTEN", 0.0)  # so that the scheduler has it
     wall, set_by = time.time, timedelta()
 
     class Wall(datetime):
@@ -67,3 +68,26 @@ def test_an_hour_that_comes_twice_makes_no_difference(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("apscheduler.schedulers.base.get_localzone", refuse)
     schedule.Schedule()
+
+
+def test_what_recurs_often_goes_on_after_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        runs, enough = 0, asyncio.Event()
+
+        async def job() -> None:
+            nonlocal runs
+            runs += 1
+            if runs in {1, 2, 4}:
+                raise ValueError("not yet")
+            if runs > 4:
+                enough.set()
+
+        schedules = schedule.Schedule()
+        schedules.start([(job, 0.01)])
+        await asyncio.wait_for(enough.wait(), 10)
+        schedules.stop()
+        await schedules.cancel()
+
+    asyncio.run(main())
+    assert caplog.text.count("what recurs every 0.01 s failed") == 2  # once in a row
+    assert "ValueError: not yet" in caplog.text

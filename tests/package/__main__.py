@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.lab import private
-from tests.package import booted, build, guest, trees
+from tests.package import booted, build, exim, guest, trees
 from tests.package.trees import PLACE, RELEASES, ROOT
 
 _LOGS = PLACE / "logs"
@@ -59,7 +59,8 @@ def _piuparts(release: str) -> None:
 
 
 def _guest(release: str) -> None:
-    guest.tree(release, build.built(RELEASES[0]))
+    for server in ("postfix", "exim"):
+        guest.tree(release, build.built(RELEASES[0]), server)
 
 
 _STAGES: dict[str, Callable[[str], None]] = {
@@ -69,6 +70,7 @@ _STAGES: dict[str, Callable[[str], None]] = {
     "piuparts": _piuparts,
     "guest": _guest,
     "booted": booted.run,
+    "exim": exim.run,
 }
 
 
@@ -101,14 +103,14 @@ def _test() -> bool:
         if older != newer:
             sys.stdout.write("FAILED  the packages built on both hold the same files\n")
             return False
-        stages = ("guest", "booted", "autopkgtest", "piuparts")
+        stages = ("guest", "booted", "exim", "autopkgtest", "piuparts")
         return all(list(pool.map(lambda release: all(_run(s, release) for s in stages), RELEASES)))
 
 
 def main(arguments: list[str]) -> None:
     """Ends the process: 0 if all was well."""
     if len(arguments) == 2:
-        trees.enter(network=arguments[0] == "booted")
+        trees.enter(network=arguments[0] in {"booted", "exim"})
         _STAGES[arguments[0]](arguments[1])
         return
     trees.install_tools()

@@ -1,4 +1,4 @@
-"""A booted systemd on a tree, with Postfix, on a network of its own with the world outside.
+"""A booted systemd on a tree, with Postfix or Exim, on a network of its own with the world outside.
 
 The world is this process's own network namespace: 198.51.100.0/24, 203.0.113.0/24 and
 2001:db8:bad::/48 are all there.
@@ -15,7 +15,22 @@ from tests.lab import private
 from tests.package import trees
 from tests.package.peers import MAIL4, MAIL6
 
-_POSTFIX = "postfix postfix/main_mailer_type select Internet Site"
+# Reverse look-ups would ask a name server that isn't there.
+_SERVERS = {
+    "postfix": """
+echo 'postfix postfix/main_mailer_type select Internet Site' | debconf-set-selections
+apt-get -qq install --no-install-recommends postfix >/dev/null
+postconf -e smtpd_peername_lookup=no
+""",
+    "exim": """
+echo 'exim4-config exim4/dc_eximconfig_configtype select internet site; mail is sent and received'\
+' directly using SMTP' | debconf-set-selections
+echo 'exim4-config exim4/dc_local_interfaces string' | debconf-set-selections
+apt-get -qq install --no-install-recommends exim4-daemon-light >/dev/null
+echo 'MAIN_HOST_LOOKUP =' >/etc/exim4/exim4.conf.localmacros
+sed -i "s/^CFILEMODE=.*/CFILEMODE='640'/" /etc/exim4/update-exim4.conf.conf  # as who has passwords
+""",
+}
 _NETWORK = f"""[Match]
 Name=mail0
 [Network]
@@ -26,13 +41,10 @@ Gateway=2001:db8:1::1
 LinkLocalAddressing=no
 IPv6AcceptRA=no
 """
-# Reverse look-ups would ask a name server that isn't there.
 _SETUP = f"""
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d
-echo '{_POSTFIX}' | debconf-set-selections
-apt-get -qq install --no-install-recommends \\
-  systemd systemd-sysv dbus iproute2 postfix >/dev/null
-postconf -e smtpd_peername_lookup=no
+apt-get -qq install --no-install-recommends systemd systemd-sysv dbus iproute2 >/dev/null
+{{server}}
 mkdir -p /etc/systemd/network /var/log/journal
 cat >/etc/systemd/network/mail0.network <<'END'
 {_NETWORK}END
@@ -53,11 +65,13 @@ exec systemd-nspawn -q -D "$TREE" --boot --machine="$NAME" --register=no --keep-
 """
 
 
-def tree(release: str, deb: Path) -> Path:
-    """A tree with Postfix, and with what the package depends on in apt's cache."""
+def tree(release: str, deb: Path, server: str = "postfix") -> Path:
+    """A tree with Postfix or Exim, and with what the package depends on in apt's cache."""
     needs = subprocess.run(["dpkg-deb", "-f", deb, "Depends"], capture_output=True, check=True)
-    name = f"guest-{hashlib.sha256(needs.stdout).hexdigest()[:8]}"
-    script = _SETUP + _CACHED.format(name=deb.name)
+    setup = _SETUP.replace("{server}", _SERVERS[server].strip())
+    made_of = needs.stdout + setup.encode()
+    name = f"guest-{server}-{hashlib.sha256(made_of).hexdigest()[:8]}"
+    script = setup + _CACHED.format(name=deb.name)
     return trees.derived(release, name, script, source=deb.parent)
 
 

@@ -203,6 +203,18 @@ class Table:
             differences += _unlike(name, holds, found[name], then, TOLERANCE + self._late)
         return differences
 
+    def leaves_out(
+        self, changes: Sequence[Change], elements: Mapping[Element, float | None], now: float
+    ) -> bool:
+        """Whether load(elements) would put none of these there: they last shortest, and the sets
+        are full of others."""
+        sets = wanted(self.spec, elements, now)
+        names = [self.spec.set_of((change.list, change.peer)) for change in changes]
+        return all(
+            name in HOSTS and isinstance(change, Put) and change.peer not in sets[name]
+            for name, change in zip(names, changes, strict=True)
+        )
+
     def nearly_full(self, elements: Mapping[Element, float | None], now: float) -> list[str]:
         """Which sets have no room for many more than load(elements) puts there, in words."""
         return nearly_full(wanted(self.spec, elements, now))
