@@ -246,9 +246,11 @@ def run(directory: Path, only: str, seconds: float) -> list[str]:
                 go_through(field, name, seconds)
             except AssertionError as problem:
                 wrong.append(f"{name}: {problem}")
+                print(f"WRONG: {wrong[-1]}", flush=True)
                 faulty(field).fail()
-                if not field.daemon.running:
-                    field.daemon.start()
+                if field.daemon.running:
+                    field.daemon.kill()
+                field.daemon.start()
             took = time.monotonic() - began
             how = "WRONG" if wrong and wrong[-1].startswith(f"{name}:") else "as it should be"
             print(f"faults: {name}: {how}, {took:.1f} s", flush=True)
