@@ -261,6 +261,16 @@ class Store:
                     found[record.entry.list, record.entry.peer] = record
         return found
 
+    def shift(self, seconds: float, since: float, until: float) -> None:
+        """Move when entries were made and end: the wall clock was set by so many seconds. Not those
+        made between two instants, which go by the new one. It makes no revision."""
+        by_the_old = or_(entries.c.created_at < since, entries.c.created_at > until)
+        times = {each.name: each + seconds for each in (entries.c.created_at, entries.c.expires_at)}
+        with self._writing() as db:
+            db.execute(
+                update(entries).where(entries.c.expires_at.is_not(None), by_the_old).values(times)
+            )
+
     def revision(self) -> int:
         """The number of the last commit; 0 at first."""
         with self._reading() as db:

@@ -139,8 +139,12 @@ def clock_set(seconds: float) -> Break:
     @contextmanager
     def broken(field: Field) -> Iterator[None]:
         faulty(field).fail(clock=seconds)
-        yield
-        faulty(field).fail()
+        field.set_clock(seconds)
+        try:
+            yield
+        finally:
+            faulty(field).fail()
+            field.set_clock(0.0)
 
     return broken
 

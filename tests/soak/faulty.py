@@ -1,4 +1,5 @@
 """dpsd whose kernel, store and clock fail as a file says: python -m tests.soak.faulty run ...
+Of the commands only the clock does.
 
 The file that DPSD_FAULTS names holds JSON, and may change at any time:
 
@@ -16,6 +17,7 @@ import json
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,12 +121,15 @@ class _Now(datetime):
         return datetime.now(tz) + timedelta(seconds=float(fault("clock") or 0))
 
 
-def install() -> None:
-    """From now on this process is a dpsd that may fail."""
-    socket.socket = Lying  # type: ignore[misc]
+def set_clock() -> None:
+    """From now on this process's wall clock is what the file says."""
     wall = time.time
     time.time = lambda: wall() + float(fault("clock") or 0)
 
+
+def install() -> None:
+    """From now on this process is a dpsd that may fail."""
+    socket.socket = Lying  # type: ignore[misc]
     from apscheduler.executors import base as executors  # noqa: PLC0415 - what was patched before
     from apscheduler.schedulers import base as schedulers  # noqa: PLC0415
 
@@ -155,7 +160,9 @@ def install() -> None:
 
 
 def main() -> None:
-    install()
+    set_clock()
+    if "run" in sys.argv:
+        install()
     from dpsd.cli import main as dpsd  # noqa: PLC0415
 
     dpsd()

@@ -59,8 +59,6 @@ class Faulty(Dpsd):
         written.rename(self._faults)
 
     def _argv(self, *args: str) -> list[str]:
-        if args[0] != "run":
-            return super()._argv(*args)
         python = ["env", f"DPSD_FAULTS={self._faults}", sys.executable, "-m", "tests.soak.faulty"]
         return [*python, "--config", str(self.config), *args]
 
@@ -98,6 +96,12 @@ class Field:
     def made(self, directory: Path, **sections: Any) -> Dpsd:
         """The daemon, which isn't started yet."""
         return Faulty(self.net.mail, directory, **sections)
+
+    def set_clock(self, ahead: float) -> None:
+        """The daemon's wall clock was set; what is listed lasts as long as it was meant to."""
+        for peer in self.ends:
+            self.ends[peer] += ahead - self.ahead
+        self.ahead = ahead
 
     def now(self) -> float:
         """What the daemon's wall clock says."""

@@ -48,11 +48,11 @@ def install() -> None:
     from apscheduler.executors import base as executors  # noqa: PLC0415
     from apscheduler.schedulers import base as schedulers  # noqa: PLC0415
 
-    from dpsd.daemon import listener, schedule  # noqa: PLC0415
+    from dpsd.daemon import clock, listener, schedule  # noqa: PLC0415
 
     for module in (executors, schedulers, schedule):
         vars(module)["datetime"] = _Now
-    vars(schedule)["SET"] = 0.5 * _speed
+    vars(schedule)["SET"], vars(clock)["SET"] = 0.5 * _speed, 0.05 * _speed
     vars(listener)["PATIENCE"], vars(listener)["WHOLE"] = 10.0 * _speed, 60.0 * _speed
     _hurry_sets()
     _hurry_sockets()
