@@ -8,6 +8,7 @@ the first.
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -83,13 +84,15 @@ class Day(Field):
         return max(found)
 
 
-def run(directory: Path, seed: int, speed: float, hours: float) -> list[str]:
-    """Play so many hours so fast; what went wrong."""
+def run(
+    directory: Path, seed: int, speed: float, hours: float, lengths: Sequence[str] = LENGTHS
+) -> list[str]:
+    """Play so many hours so fast, with operators' entries of these lengths; what went wrong."""
     directory.mkdir()
     chance, wrong, first = Random(seed), list[str](), 0.0
     with Net("y-") as net, Day(net, directory, speed) as field:
         began = time.monotonic()
-        for number, lasts in enumerate(LENGTHS):
+        for number, lasts in enumerate(lengths):
             assert not field.operate(f"block 10.94.{number}.1 --for {lasts}"), field.daemon.tail()
             assert not field.operate(f"block 10.94.{number}.128/25 --for {lasts}")
         for hour in range(1, round(hours) + 1):
