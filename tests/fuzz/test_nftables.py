@@ -1,6 +1,7 @@
 """What nf_tables says, or nonsense in its place: elements and counts, or a KernelError."""
 
 import errno
+import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from dpsd.errors import DpsdError, KernelError
 from dpsd.kernel.nftset import elements, wire
 from dpsd.kernel.nftset.elements import ElementSocket
-from dpsd.kernel.nftset.watch import Watch
-from tests.fuzz.answers import Scripted, any_of, datagram
+from dpsd.kernel.nftset.watch import Watch, _attach, _filter
+from tests.fuzz.answers import ATTRIBUTES, Scripted, any_of, datagram
 
 
 def _set(*keys: bytes) -> bytes:
@@ -83,12 +84,12 @@ def test_a_failure_is_told(failure: int) -> None:
 
 def test_what_comes_late_is_not_taken_for_the_next_answer() -> None:
     """The rest of a dump that failed waits in the socket's buffer."""
-    socket = asking([FOUND[0], OSError(errno.ENOBUFS, "lost"), FOUND[0], DONE])
+    read = asking([FOUND[0], OSError(errno.ENOBUFS, "lost"), FOUND[0], DONE])
     with pytest.raises(KernelError):
-        socket.dump("block4")
-    fresh: Any = socket
+        read.dump("block4")
+    fresh: Any = read
     fresh._socket._answers += [FOUND[1], DONE]
-    found = socket.dump("block6")
+    found = read.dump("block6")
     assert found is not None
     assert [each.key for each in found] == [bytes(16)]
 
@@ -100,3 +101,41 @@ def test_a_dump_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     stream._socket.recv = lambda *_: FOUND[0]
     with pytest.raises(KernelError, match="goes on"):
         endless.dump("block4")
+
+
+OWN = (77, 4_000_000_000)
+TABLES = (b"dpsd\0", b"dpsd_ending\0", b"dps\0", b"theirs\0", b"dpsd2\0")
+
+
+@settings(max_examples=500)
+@given(
+    st.sampled_from((*OWN, 78, 0)),
+    st.lists(
+        st.tuples(
+            st.sampled_from(TABLES), st.sampled_from((1, 2, 7)), st.lists(ATTRIBUTES, max_size=2)
+        ),
+        max_size=15,
+    ),
+)
+def test_the_watch_s_filter_passes_what_others_do_to_the_table(
+    port: int, told: list[tuple[bytes, int, list[bytes]]]
+) -> None:
+    """The kernel runs the filter on any socket's datagrams: it takes them for what they are."""
+    messages = [
+        datagram(
+            wire.NEWSETELEM,
+            bytes((family, 0, 0, 0)) + wire.attribute(1, table) + b"".join(more),
+            port=port,
+        )
+        for table, family, more in told
+    ]
+    sending, receiving = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with sending, receiving:
+        _attach(receiving, _filter(frozenset(OWN)))
+        receiving.setblocking(False)
+        sending.send(b"".join(messages) or bytes(20))
+        passed = False
+        with suppress(BlockingIOError):
+            passed = bool(receiving.recv(1 << 16))
+    ours = any(table == b"dpsd\0" and family == 1 for table, family, _ in told)
+    assert passed == (ours and port not in OWN)
