@@ -20,6 +20,7 @@ SO_ATTACH_FILTER = 26
 MSG_DONTWAIT = socket.MSG_DONTWAIT
 
 ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
+EVENTS = Path("/proc/sys/net/netfilter/nf_conntrack_events")
 
 BATCH = 1024  # datagrams a call
 SLOT = 1024  # bytes a datagram; the longest event seen is 308, security contexts add some
@@ -215,6 +216,23 @@ def count_bytes() -> bool:
     except OSError:
         return False
     return counts_bytes()
+
+
+def tells_events() -> bool:
+    """Whether conntrack tells of sessions that begin now, as far as it can be read."""
+    try:
+        return EVENTS.read_text().strip() != "0"
+    except OSError:
+        return True
+
+
+def tell_events() -> bool:
+    """Let conntrack tell of sessions that begin from now on; whether it does."""
+    try:
+        EVENTS.write_text("2")
+    except OSError:
+        return False
+    return tells_events()
 
 
 def _netfilter_socket() -> socket.socket:

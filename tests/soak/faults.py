@@ -108,15 +108,18 @@ def moved_away(field: Field) -> Iterator[None]:
 
 
 def damaged(how: str) -> Break:
-    """While it is in use; then dpsd is started anew."""
+    """While it is in use; nobody may notice, for what was written lately is in its log (-wal);
+    then dpsd is started anew."""
 
     @contextmanager
     def broken(field: Field) -> Iterator[None]:
         DAMAGES[how](field.store)
         yield
         field.daemon.kill()
-        field.store.with_name("dpsd.db-wal").unlink(missing_ok=True)
         field.daemon.start()
+        for aside in field.store.parent.glob("dpsd.db.damaged-*"):
+            assert aside.suffix in field.daemon.log.read_text(), "put aside silently"
+            aside.unlink()
 
     return broken
 
@@ -195,7 +198,7 @@ FAULTS: dict[str, Fault] = {
     "store locked": Fault(locked, "locked by another process"),
     "store slow": Fault(failing(store_slow=2.0), ""),
     "store moved away": Fault(moved_away, "moved away or replaced"),
-    **{f"store damaged: {how}": Fault(damaged(how), "damaged|not an SQLite", operators=False)
+    **{f"store damaged: {how}": Fault(damaged(how), "", operators=False)
        for how in DAMAGES},
     **{f"conntrack {how}": Fault(failing(conntrack=how), UNREAD, mail=False)
        for how in ("ENOBUFS", "EBUSY", "EINTR", "silent", "endless")},

@@ -268,7 +268,8 @@ class Field:
         """Whether the log or the status says it, since `seen` was begun."""
         seen.append(self.log())
         assert not (found := TRACES.search("".join(seen))), "".join(seen)[found.start() :][:3000]
-        return bool(re.search(words, "".join(seen) + self.daemon.cli("status").stdout))
+        status = self.daemon.cli("status")
+        return bool(re.search(words, "".join((*seen, status.stdout, status.stderr))))
 
 
 def _peer(text: str) -> Any:
