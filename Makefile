@@ -1,5 +1,7 @@
 # make venv    .venv on the system's Python and Debian's packages; .venv/bin/dpsd is the command
 # make test    everything that tests: ruff, mypy, unit, property, replay and real-kernel tests
+# make soak    what takes longer: faults on purpose, 200 kills, 100 million damaged datagrams, a day
+#              in minutes; half an hour at most, on two cores
 # make demo    the main job on real input, before and after, in namespaces of its own
 # make evaluate  every attack against every defence in the lab, for docs/evaluation.md: 6 hours
 # make positions  the same attacks at every position of dpsd, for docs/positions.md: an hour
@@ -18,7 +20,7 @@ PACKAGES := python3-venv python3-pip python3-hatchling nftables python3-nftables
 MISSING = $(shell dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null \
   | sed -n 's/^installed //p' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort))
 
-.PHONY: venv test demo evaluate positions bench deb test-package tidy clean
+.PHONY: venv test soak demo evaluate positions bench deb test-package tidy clean
 .DELETE_ON_ERROR:
 
 venv: .venv/ready
@@ -49,6 +51,9 @@ test: .venv/dev .lab/ready
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest
+
+soak: .venv/dev
+	$(PYTHON) -m tests.soak
 
 demo: .venv/dev .lab/ready
 	$(PYTHON) -m tests.lab.demo

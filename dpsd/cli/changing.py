@@ -77,7 +77,7 @@ def change(config: Config, named: Sequence[str], wish: Wish) -> None:
     """Change what the lists say about peers, and tell it. NotSo: of some it can't be so."""
     size = config.peers.size
     peers = list(dict.fromkeys(network_of(each, size) for each in named))
-    problems: list[NotSo] = []
+    problems: dict[Network, NotSo] = {}
 
     def work(editor: Editor) -> list[Done]:
         done = []
@@ -85,7 +85,7 @@ def change(config: Config, named: Sequence[str], wish: Wish) -> None:
             try:
                 done.append(wish.make(editor, peer))
             except NotSo as problem:
-                problems.append(problem)
+                problems[peer] = problem
         return done
 
     store = _InStore(config, wish.source, work)
@@ -102,8 +102,25 @@ def change(config: Config, named: Sequence[str], wish: Wish) -> None:
                 return
         store.join()
     _tell(store)
+    if problems and wish.command in ("unblock", "disallow"):
+        _take_off_unstored(config, wish, problems, store)
     if problems:
-        raise NotSo("\n".join(map(str, problems)))
+        raise NotSo("\n".join(map(str, problems.values())))
+
+
+def _take_off_unstored(
+    config: Config, wish: Wish, problems: dict[Network, NotSo], store: _InStore
+) -> None:
+    """Let the daemon take off peers that only it knows to be listed, as it couldn't store it yet;
+    what it did is told, and isn't among the problems any more."""
+    peers = [*problems]
+    told = _ask(config, wish, peers)
+    for peer, result in zip(peers, [] if told is None else told["results"], strict=False):
+        if not result["code"]:
+            name = config.peers.size.text(peer)
+            kept = "" if told is None or told["stored"] else _not_kept(store, "see its log")
+            output.say(f"{_message(wish, name, '')}{kept}")
+            del problems[peer]
 
 
 def lift(config: Config, source: str, only: str | None, since: float | None) -> None:
@@ -179,8 +196,8 @@ def _tell_both(
         raise NotSo("\n".join(refused))
 
 
-def _not_kept(store: _InStore) -> str:
-    why = "the store takes too long" if store.problem is None else str(store.problem)
+def _not_kept(store: _InStore, failing: str = "the store takes too long") -> str:
+    why = failing if store.problem is None else str(store.problem)
     return f"; by the daemon alone, which stores it later: till then a restart undoes it ({why})"
 
 

@@ -21,20 +21,21 @@ class Clock:
         """The engine's time."""
         return self._offset + time.monotonic()
 
-    def _step(self) -> float:
+    def step(self) -> float:
         """How far the wall clock was set forward since; the same number until it's set again.
 
         So an instant that goes out and comes back is the same, to the last bit.
         """
-        step = time.time() - self.now()
-        if abs(step - self._known_step) > SET:
-            self._known_step = round(step * GRAIN) / GRAIN
+        before, wall, after = self.now(), time.time(), self.now()
+        # Between two calls there may be a while: then nobody knows.
+        if after - before < SET and abs(wall - before - self._known_step) > SET:
+            self._known_step = round((wall - before) * GRAIN) / GRAIN
         return self._known_step
 
     def to_wall(self, at: float) -> float:
         """An instant of the engine as the wall clock tells it."""
-        return at + self._step()
+        return at + self.step()
 
     def from_wall(self, at: float) -> float:
         """An instant of the wall clock as the engine counts it."""
-        return at - self._step()
+        return at - self.step()

@@ -273,6 +273,7 @@ class Daemon:
         if now < self._poll_after:
             return
         try:
+            await self._keeper.follow_clock()
             await self._catch_up(await self._keeper.changes())
         except DpsdError as problem:
             log.error("%s; it is tried again", problem)

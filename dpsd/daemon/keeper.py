@@ -25,6 +25,7 @@ from dpsd.store import Action, Node, PeerRow, Record, Recorded, Store, path_of
 T = TypeVar("T")
 log = logging.getLogger("dpsd")
 
+JUST_NOW = 1.0  # seconds within which it is noticed that the clock was set
 AHEAD = 5.0  # seconds; an entry made by so much later than now was made by another clock
 # What a node tells of its daemon; ADOPTS: it runs, and not all that the kernel held is stored.
 RUNS, ADOPTS, CLEAN = "runs", "adopts", "stopped"
@@ -72,6 +73,9 @@ class Keeper:
         self._behind = False  # there is news that isn't applied yet
         self._seen: tuple[tuple[object, ...] | None, float] = None, 0.0  # of the files, and when
         self._flushing = set[asyncio.Future[None]]()
+        self._step = 0.0  # by which the wall clock was set, as the store's entries have it
+        self._step_at = 0.0  # when that was noticed first
+        self._following = asyncio.Lock()
         self._last_beat: tuple[str, int, dict[str, Any], str] | None = None
 
     async def run(self, work: Callable[[Store], T]) -> T:
@@ -198,6 +202,34 @@ class Keeper:
         """The engine and the kernel have it."""
         self.applied = max(self.applied, news.revision)
         self._behind = False
+
+    async def follow_clock(self) -> None:
+        """When somebody set the wall clock, let what is in the store last as long as it was meant
+        to: else it would end there at another time than in the kernel.
+
+        Raises StoreError, NotPermitted; then call it again.
+        """
+        async with self._following:  # what is due at once must not follow twice
+            step = self._clock.step()
+            if seconds := step - self._step:
+                self._step_at = self._step_at or time.time()
+                await self._shift(seconds, self._step_at - JUST_NOW)
+                self._step = step
+            self._step_at = 0.0
+
+    async def _shift(self, seconds: float, since: float) -> None:
+        """since: what was made later goes by the clock as it is now."""
+        await self.run(lambda store: store.shift(seconds, since, time.time() + JUST_NOW))
+
+        def moved(entry: Entry) -> Entry:
+            return _moved(entry, lambda at: at + seconds)
+
+        self._waiting = [
+            each if each.at >= since else replace(each, entry=moved(each.entry))
+            for each in self._waiting
+        ]
+        self._shortened = {inner: moved(outer) for inner, outer in self._shortened.items()}
+        log.warning("the clock was set by %.1f s: what is listed ends as much later", seconds)
 
     def write(self, action: Action, entries: Iterable[Entry]) -> None:
         """Let entries be written with the next flush; now is when it happened."""

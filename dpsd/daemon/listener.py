@@ -17,7 +17,7 @@ Keep = Callable[[bytes], None]
 
 LINGER = 0.003  # seconds that events are let gather after a batch that wasn't full
 AGAIN = 1.0  # seconds until a receive that failed is tried again
-PATIENCE = 10.0  # seconds for each part of a dump
+PATIENCE, WHOLE = 10.0, 60.0  # seconds for each part of a dump, and for all answers to one request
 DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.1  # seconds between two dumps, at least
 # While no session is open: the events tell of all that begin. It shows how many are half open.
 DUMP_EVERY_IDLE = 60.0
@@ -43,6 +43,7 @@ class Listener:
         self._spent = 0.0  # processor seconds on the dump that runs
         self._dumped_at = 0.0
         self._heard_at = 0.0  # when the dump that runs went on
+        self._asked_at = 0.0  # and when its last request was sent
         self._failing = False  # and that was told
         self._last_cost = 0.0
         self._incomplete = False  # events were lost since the dump began
@@ -65,7 +66,7 @@ class Listener:
         answered already."""
         if not self._dump.running:
             self._incomplete = False
-            self._asked(self._dump.start(ports or self._ports))
+            self._ask(lambda: self._dump.start(ports or self._ports))
 
     def dump_if_due(self, hurry: Sequence[int] = (), idle: bool = False) -> None:
         """Ask for it when the last time is long enough ago, for what it cost.
@@ -77,6 +78,9 @@ class Listener:
         rest = self._last_cost / (DUMP_SHARE_HURRY if hurry else DUMP_SHARE)
         if self._dump.running and time.monotonic() - self._heard_at > PATIENCE:
             self._failed(f"the connection table can't be read: no answer for {PATIENCE:.0f} s")
+        elif self._dump.running and time.monotonic() - self._asked_at > WHOLE:
+            told = f"the answer goes on for over {WHOLE:.0f} s"
+            self._failed(f"the connection table can't be read: {told}")
         every = DUMP_EVERY_IDLE if idle else DUMP_EVERY
         due = self._dumped_at + max(DUMP_EVERY_HURRY if hurry else every, rest)
         if time.monotonic() >= due and not self._dump.running:
@@ -141,7 +145,7 @@ class Listener:
         events = self._decode(self._dump.buffer, spans)
         self._spent += time.thread_time() - began
         if any(event[0] == END for event in events):
-            self._asked(self._dump.advance())
+            self._ask(self._dump.advance)
 
     def _failed(self, told: str) -> None:
         """Tell it, once until a dump was complete again, and begin with another socket: what comes
@@ -157,9 +161,14 @@ class Listener:
             self._loop.add_reader(self._dump.fileno(), self._receive_dump)
         self._dumped_at, self._spent = time.monotonic(), 0.0
 
-    def _asked(self, request: bytes | None) -> None:
-        """The dump goes on with a request, or it is over."""
-        self._heard_at = time.monotonic()
+    def _ask(self, on: Callable[[], bytes | None]) -> None:
+        """Let the dump go on with a request, or it is over."""
+        try:
+            request = on()
+        except KernelError as problem:
+            self._failed(str(problem))
+            return
+        self._heard_at = self._asked_at = time.monotonic()
         if request is not None:
             self._decode(request, [(0, len(request))])
         elif not self._dump.running:

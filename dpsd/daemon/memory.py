@@ -109,8 +109,9 @@ class Memory:
         """Shorten history to so many seconds, and drop scores that don't matter any more; a
         failure is logged."""
         keep = self._lasts()
-        now = self._clock.to_wall(self._clock.now())
         try:
+            await self._keeper.follow_clock()  # else what isn't over would be taken for it
+            now = self._clock.to_wall(self._clock.now())
             more = True
             while more:  # a bounded part at a time, so that other writers get their turn
                 pruned = await self._keeper.run(

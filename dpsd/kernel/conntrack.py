@@ -20,6 +20,7 @@ SO_ATTACH_FILTER = 26
 MSG_DONTWAIT = socket.MSG_DONTWAIT
 
 ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
+EVENTS = Path("/proc/sys/net/netfilter/nf_conntrack_events")
 
 BATCH = 512  # datagrams a call: what is done with them takes up to 4 ms
 SLOT = 1024  # bytes a datagram; the longest event seen is 308, security contexts add some
@@ -28,6 +29,9 @@ DUMP_BUFFER = 64 * 1024  # the kernel fills up to 32 KiB of it a datagram
 _PATIENCE = 10.0  # seconds for an answer
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _ANSWER = struct.Struct("=IHHIIi")  # nlmsghdr, and the errno of these two
+_HEAD = ctnetlink.HEADER.size
+
+_UNREAD = "the connection table can't be read"
 
 Spans = list[tuple[int, int]]
 
@@ -142,7 +146,7 @@ class Dump:
     def start(self, ports: Iterable[int]) -> bytes | None:
         """Begin to ask for the sessions to these ports of both families; the first request.
 
-        None if a dump is still running.
+        None if a dump is still running. KernelError as for advance().
         """
         if self.running:
             return None
@@ -152,11 +156,18 @@ class Dump:
         return self.advance()
 
     def advance(self) -> bytes | None:
-        """Send the next request once the one before is answered; None: that was the last."""
+        """Send the next request once the one before is answered; None: that was the last.
+
+        KernelError: it can't be sent.
+        """
         request = next(self._requests, None)
         self.running = request is not None
         if request is not None:
-            self._socket.send(request)
+            try:
+                self._socket.send(request)
+            except OSError as problem:
+                self.running = False
+                raise KernelError(f"{_UNREAD}: {problem.strerror}") from None
         return request
 
     def receive(self) -> Spans:
@@ -167,21 +178,23 @@ class Dump:
             return []
         except OSError as problem:
             self.running = False
-            raise KernelError(f"the connection table can't be read: {problem.strerror}") from None
+            raise KernelError(f"{_UNREAD}: {problem.strerror}") from None
         if failure := self._failure(length):
             self.running = False
-            raise KernelError(f"the connection table can't be read: {os.strerror(failure)}")
+            raise KernelError(f"{_UNREAD}: {os.strerror(failure)}")
         return [(0, length)]
 
     def _failure(self, length: int) -> int:
         """The errno that the answer of this length ends with; 0: none."""
         if length < _ANSWER.size:
             return 0
-        _, kind, _, _, _, number = _ANSWER.unpack_from(self.buffer, 0)
-        if kind == _NLMSG_ERROR:
-            return -int(number)
-        size, kind, _, _, _, number = _ANSWER.unpack_from(self.buffer, length - _ANSWER.size)
-        return -int(number) if (size, kind) == (_ANSWER.size, _NLMSG_DONE) and number < 0 else 0
+        if _ANSWER.unpack_from(self.buffer, 0)[1] == _NLMSG_ERROR:
+            return ctnetlink.errno_of(self.buffer, _HEAD, length)
+        last = length - _ANSWER.size
+        size, kind, _, _, _, number = _ANSWER.unpack_from(self.buffer, last)
+        if (size, kind) == (_ANSWER.size, _NLMSG_DONE) and number < 0:
+            return ctnetlink.errno_of(self.buffer, last + _HEAD, length)
+        return 0
 
     def close(self) -> None:
         """Stop asking."""
@@ -203,6 +216,23 @@ def count_bytes() -> bool:
     except OSError:
         return False
     return counts_bytes()
+
+
+def tells_events() -> bool:
+    """Whether conntrack tells of sessions that begin now, as far as it can be read."""
+    try:
+        return EVENTS.read_text().strip() != "0"
+    except OSError:
+        return True
+
+
+def tell_events() -> bool:
+    """Let conntrack tell of sessions that begin from now on; whether it does."""
+    try:
+        EVENTS.write_text("2")
+    except OSError:
+        return False
+    return tells_events()
 
 
 def _netfilter_socket() -> socket.socket:
@@ -252,8 +282,9 @@ def _port_filter(ports: Sequence[int]) -> list[bytes]:
     pass_if_absent = [op(equal, 0, 0, 1), op(ret, 0xFFFFFFFF)]
     state = [
         *[op(ld_imm, ctnetlink.BODY), *seek(ctnetlink.PROTOINFO, find)],
-        op(equal, 0, 8, 0),  # a DESTROY of an old kernel has none: go on with the tuple
-        *[*seek(ctnetlink.PROTOINFO_TCP), *seek(ctnetlink.TCP_STATE)],
+        op(equal, 0, 10, 0),  # a DESTROY of an old kernel has none: go on with the tuple
+        *[*seek(ctnetlink.PROTOINFO_TCP), op(equal, 0, 7, 0)],
+        *[*seek(ctnetlink.TCP_STATE), op(equal, 0, 4, 0)],
         *[op(tax), op(ld_byte_x, value), op(greater, State.SYN_RECV, 1, 0), op(ret, 0)],
     ]
     proto = [

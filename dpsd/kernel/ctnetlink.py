@@ -7,6 +7,7 @@ compared and its values read, all by offset. When the headers differ, it is walk
 Sources: include/uapi/linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c.
 """
 
+import errno
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -78,11 +79,13 @@ _FIXED = {
     48: ((0, 8), (12, 4), (20, 16), (38, 6), (46, 2)),
     72: ((0, 8), (24, 4), (44, 16), (62, 6), (70, 2)),
 }
-_ERRNO = Struct("=i")
-_ALIKE = Struct("=Q")  # a header's length, type and flags
+_ERRNO, _ALIKE = Struct("=i"), Struct("=Q")  # _ALIKE: a header's length, type and flags
 # CTA_FILTER_F_CTA_IP_* and _PROTO_* in nf_conntrack_netlink.c
 _BY_SRC, _BY_DST, _BY_NUM, _BY_SRC_PORT, _BY_DST_PORT = 1 << 0, 1 << 1, 1 << 3, 1 << 4, 1 << 5
-_MOST_ALIKE = 4
+_MOST_ALIKE, _MOST_KINDS = (
+    4,
+    256,
+)  # shapes by length, type and flags; and of these: some 20 are real
 
 
 class Malformed(ValueError):
@@ -292,6 +295,8 @@ class Decoder:
         shape = learn(message, kind)
         if shape is None:
             return None
+        if len(self._shapes) >= _MOST_KINDS:  # no kernel has as many: a damaged capture, say
+            self._shapes.clear()
         alike = self._shapes.setdefault(_ALIKE.unpack_from(message), [])
         alike.insert(0, shape)
         del alike[_MOST_ALIKE:]
@@ -319,6 +324,12 @@ def messages(datagram: bytes) -> Iterator[tuple[int, int]]:
         end = min(at + (length + 3 & ~3), len(datagram))
         yield at, end
         at = end
+
+
+def errno_of(data: bytes | bytearray, at: int, end: int) -> int:
+    """The errno in an error or in a dump's end (0: none); EPROTO for what isn't one."""
+    told = -int(_ERRNO.unpack_from(data, at)[0]) if end - at >= _ERRNO.size else -1
+    return told if 0 <= told < 4096 else errno.EPROTO
 
 
 def endpoints(key: bytes) -> Endpoints:

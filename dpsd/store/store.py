@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from dpsd.core.lists import OPERATOR, SCORE, Entry, ListName
 from dpsd.core.peers import Network
@@ -155,6 +155,16 @@ class Store(Opened):
                     record = to_recorded(row)
                     found[record.entry.list, record.entry.peer] = record
         return found
+
+    def shift(self, seconds: float, since: float, until: float) -> None:
+        """Move when entries were made and end: the wall clock was set by so many seconds. Not those
+        made between two instants, which go by the new one. It makes no revision."""
+        by_the_old = or_(entries.c.created_at < since, entries.c.created_at > until)
+        times = {each.name: each + seconds for each in (entries.c.created_at, entries.c.expires_at)}
+        with self._writing() as db:
+            db.execute(
+                update(entries).where(entries.c.expires_at.is_not(None), by_the_old).values(times)
+            )
 
     def since(self, number: int) -> list[Recorded] | None:
         """What was committed after a revision, in order, whoever did it.

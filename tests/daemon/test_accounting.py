@@ -81,3 +81,26 @@ def test_who_may_not_switch_them_on_says_so_once(
     monkeypatch.setattr(conntrack, "ACCOUNTING", Path("/proc/sys/net/netfilter/none"))
     assert not look(accounting)
     assert caplog.text.count(UNABLE) == 2
+
+
+@pytest.mark.usefixtures("namespace")
+def test_events_are_switched_on_again(caplog: pytest.LogCaptureFixture) -> None:
+    accounting = Accounting(wanted=True)
+    look(accounting)
+    for times in (1, 2):
+        run("sysctl -qw net.netfilter.nf_conntrack_events=0")
+        look(accounting)
+        look(accounting)
+        assert run("sysctl -n net.netfilter.nf_conntrack_events").strip() == "2"
+        assert caplog.text.count("conntrack's events were switched off") == times
+
+
+@pytest.mark.usefixtures("namespace")
+def test_who_may_not_switch_events_on_says_so_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounting = Accounting(wanted=True)
+    monkeypatch.setattr(conntrack, "EVENTS", Path("/proc/sys/net/netfilter/nf_conntrack_count"))
+    for _ in range(3):
+        look(accounting)
+    assert caplog.text.count("conntrack tells no events") == 1

@@ -146,6 +146,13 @@ def test_full_disk(make: Make, host: MailHost, tmp_path: Path) -> None:
         daemon.cli("block", "10.99.151.2", "--for", "1h", check=True)
         assert host.drops("10.99.151.2")
         assert daemon.cli("unblock", "10.99.151.9").returncode == 1
+        # What only the daemon knows of is lifted as well.
+        daemon.cli("block", "10.99.151.3", "--for", "1h", check=True)
+        assert host.drops("10.99.151.3")
+        lifted = daemon.cli("unblock", "10.99.151.3", "10.99.151.9")
+        assert lifted.returncode == 1  # of the other one
+        assert "10.99.151.3 is off the block" in lifted.stderr
+        assert host.reached("10.99.151.3")
         # A verdict meanwhile: it is in the kernel, and in the store when there is room.
         held = host.session("10.99.152.1")
         with host.start("10.99.152.1"):

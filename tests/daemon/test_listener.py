@@ -1,9 +1,12 @@
 """A dump that fails or is never answered is told once, and asked for again."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
+import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -26,16 +29,26 @@ def answer(kind: int, number: int) -> bytes:
     return struct.pack("=IHHIIi", 20, kind, 0, 0, 0, number)
 
 
+ENDLESS, UNSENT = answer(1, 0), b"the request can't be sent"
+
+
+def tell_on(kernels: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while kernels.send(ENDLESS):
+            time.sleep(0.001)  # so that the other end gets its turn
+
+
 @pytest.mark.usefixtures("namespace")
 @pytest.mark.parametrize(
     "answered",
-    [answer(2, -errno.EBUSY), answer(3, -errno.EINTR), b""],
-    ids=["refused", "ended", "silent"],
+    [answer(2, -errno.EBUSY), answer(3, -errno.EINTR), b"", ENDLESS, UNSENT],
+    ids=["refused", "ended", "silent", "endless", "unsent"],
 )
 def test_a_dump_that_fails_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answered: bytes
 ) -> None:
     monkeypatch.setattr(listener, "PATIENCE", 0.1)
+    monkeypatch.setattr(listener, "WHOLE", 0.3)
     monkeypatch.setattr(listener, "DUMP_EVERY", 0.05)
     real, failing = conntrack._netfilter_socket, [3]
 
@@ -45,9 +58,13 @@ def test_a_dump_that_fails_is_tried_again(
             return real()
         failing[0] -= 1
         ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        if answered:
-            kernels.send(answered)
         held.append(kernels)
+        if answered == UNSENT:
+            kernels.close()
+        elif answered == ENDLESS:
+            threading.Thread(target=tell_on, args=(kernels,), daemon=True).start()
+        elif answered:
+            kernels.send(answered)
         return ours
 
     held: list[socket.socket] = []

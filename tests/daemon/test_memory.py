@@ -318,3 +318,28 @@ def test_very_many_changes_are_written_a_part_at_a_time(
         assert set(runner.run(work())) >= {2, 4}
         assert keeper.applied == 3
     assert [each.entry.peer for each in store.history()] == peers[::-1]
+
+
+@pytest.mark.parametrize("step", [365 * 86400.0, -3600.0])
+def test_what_is_listed_lasts_as_long_when_the_clock_is_set(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """Also when that is a year, and history is shortened at that very moment."""
+    wall, now = time.time, time.time()
+    entry = Entry(ListName.BLOCK, PEER, "", "operator", now, now + 3600)
+    store.commit([Record(Action.ADD, entry, now)])
+    with kept(tmp_path) as (runner, keeper):
+        (inner,) = runner.run(keeper.load())
+        monkeypatch.setattr(time, "time", lambda: wall() + step)
+        new = Entry(ListName.BLOCK, OTHER, "", "operator", time.time(), time.time() + 60)
+        store.commit([Record(Action.ADD, new, time.time())])
+        engine = assembly.engine(Config(), Host(), Lists())
+        clock = keeper._clock
+        runner.run(memory.Memory(engine, keeper, clock).forget(86400.0))
+        found = {each.peer: each for each in store.entries(time.time())}
+        assert found[PEER].expires_at == now + 3600 + clock.step()
+        assert found[OTHER] == new
+        assert runner.run(keeper.load())[0].expires_at == inner.expires_at
+        keeper.write(Action.EXPIRE, [inner])  # by its time, as the kernel has it
+        runner.run(keeper.flush())
+        assert PEER not in {each.peer for each in store.entries(time.time())}

@@ -3,11 +3,13 @@ behind this gateway, masqueraded or not. That a session ended is shown by the se
 """
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from dpsd.kernel.ending.ender import Ender
 from dpsd.kernel.ending.outcome import Fate
+from dpsd.kernel.nftset import library
 from tests.kernel.behind import (
     ELSEWHERE,
     PLACES,
@@ -75,3 +77,21 @@ def test_half_closed_sessions(behind: Behind, ender: Ender, place: Opens, half: 
     (client if half == "peer" else accepted).shutdown(socket.SHUT_WR)
     assert fates(end(ender, [session])) == [Fate.ENDED]
     assert over(session[1], 0)
+
+
+def test_a_library_that_dies_takes_nobody_along(
+    behind: Behind, ender: Ender, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As libnftables 1.0.6 dies of a table that a newer nft made: its sessions go on."""
+    opened = routed(behind, 4)
+    session = opened()
+    script = tmp_path / "child.py"
+    script.write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(library, "_CHILD", script)
+    outcomes = end(ender, [session])
+    assert fates(outcomes) == [Fate.NOT_ENDED]
+    monkeypatch.undo()
+    assert alive(session)
+    assert fates(end(ender, [session])) == [Fate.ENDED]
+    monkeypatch.setattr(library, "_CHILD", script)
+    ender.close()

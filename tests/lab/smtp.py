@@ -150,10 +150,11 @@ class Session:
 
 async def sink(host: str, port: int) -> asyncio.Server:
     """A server that takes every mail and forgets it."""
-    return await asyncio.start_server(_sink_session, host, port)
+    return await asyncio.start_server(serve_one, host, port)
 
 
-async def _sink_session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A session of that server, to its end."""
     in_data = False
     with contextlib.suppress(OSError):
         writer.write(b"220 sink\r\n")

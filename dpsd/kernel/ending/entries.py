@@ -3,7 +3,6 @@
 import errno
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from struct import Struct
 from time import monotonic
 from typing import NamedTuple
 
@@ -23,7 +22,6 @@ from dpsd.kernel.ctnetlink import (
 
 _NETLINK_NETFILTER, _SO_RCVBUFFORCE = 12, 33
 _ID, _ZONE = 12, 18  # CTA_ID, CTA_ZONE
-_ERRNO = Struct("=i")
 _BATCH = 128  # requests a datagram; an answer takes about 1 KB of the socket's buffer
 _BUFFER = 4 << 20
 _ANSWERS_WITHIN = 5.0  # seconds; the kernel answers within send()
@@ -175,7 +173,7 @@ def _collect(sock: socket.socket, count: int) -> Mapping[int, int | bytes]:
         for kind, number, message in _received(sock):
             told[number] = message
             if kind == ctnetlink.NLMSG_ERROR:
-                failure = -_ERRNO.unpack_from(message, ctnetlink.HEADER.size)[0]
+                failure = ctnetlink.errno_of(message, ctnetlink.HEADER.size, len(message))
                 if failure in {errno.EPERM, errno.EACCES}:  # one answer to the whole batch
                     raise NotPermitted("asking conntrack for a session needs CAP_NET_ADMIN")
                 told[number] = failure

@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from struct import Struct, pack
 
-from nftables import Nftables
-
 from dpsd.errors import KernelError, NotPermitted
 from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.ending.entries import Place
 from dpsd.kernel.nftset.elements import ElementSocket
+from dpsd.kernel.nftset.library import Library
 from dpsd.paths import shipped
 
 TABLE = "dpsd_ending"
@@ -33,8 +32,7 @@ class Rule:
     """
 
     def __init__(self) -> None:
-        # Both now, so that the watch of table inet dpsd learns in time that they are our own.
-        self._nft = Nftables()
+        # Now, so that the watch of table inet dpsd learns in time that it is our own.
         self._elements = ElementSocket(TABLE)
         self._loaded = False
         self._answers: dict[bytes, list[bytes]] = {}  # of answered4 and answered6, by answer()
@@ -51,12 +49,12 @@ class Rule:
         if not sets:
             return
         if not self._loaded:
-            load(self._nft)
+            load()
             self._loaded = True
         try:
             self._elements.replace({}, sets)
         except KernelError:  # somebody may have taken it away
-            load(self._nft)
+            load()
             self._elements.replace({}, sets)
 
     def remove(self, places: Iterable[Place]) -> None:
@@ -137,7 +135,8 @@ class Rule:
         """Take the table out of the kernel, also one that a crash left there."""
         self._elements.close()
         self._loaded = False
-        self._nft.cmd(f"add table inet {TABLE}; delete table inet {TABLE}")
+        with suppress(KernelError):  # then its rules stay, which meet no packet of anybody
+            _run(f"add table inet {TABLE}; delete table inet {TABLE}")
 
 
 def element(place: Place) -> bytes:
@@ -152,9 +151,9 @@ def answer(place: Place) -> bytes:
     return server + b"\0\0" + place.peer + peer + b"\0\0"
 
 
-def load(nft: Nftables) -> None:
+def load(dry_run: bool = False) -> None:
     """Put the table into the kernel, empty. Raises KernelError or NotPermitted."""
-    code, _, error = nft.cmd(shipped("etc/ending.nft").read_text(encoding="ascii"))
+    code, error = _run(shipped("etc/ending.nft").read_text(encoding="ascii"), dry_run)
     if not code:
         return
     reasons = {line.partition("Error: ")[2] for line in error.splitlines() if "Error: " in line}
@@ -164,14 +163,22 @@ def load(nft: Nftables) -> None:
     raise KernelError(f"table inet {TABLE} can't be loaded: {text}")
 
 
+def _run(commands: str, dry_run: bool = False) -> tuple[int, str]:
+    """nft's code and errors, from a process of its own that is gone then. Raises Crashed."""
+    nft = Library()
+    try:
+        code, _, error = nft.cmd(commands, dry_run=dry_run)
+    finally:
+        nft.close()
+    return code, error
+
+
 def probe() -> None:
     """Whether sessions elsewhere can be ended, as far as can be tried without ending one.
 
     Raises NotPermitted or KernelError, which say what is missing.
     """
-    nft = Nftables()
-    nft.set_dry_run(True)
-    load(nft)
+    load(dry_run=True)
     try:
         with _transparent(4) as sock:
             sock.bind((_NOBODY, 0))

@@ -2,8 +2,9 @@
 
 libnftables 1.0.6 ends its process (SIGSEGV) when it meets a set that a newer nft made anywhere in
 the network namespace. So this imports nothing of dpsd, and speaks through pipes: a request is a
-byte for the mode ("t": terse) and commands; an answer is nft's code, its output, its errors, and
-the port ids of the sockets that it speaks to the kernel with. Each text comes after its length.
+byte for the mode ("t": terse, "d": dry run) and commands; an answer is nft's code, its output, its
+errors, and the port ids of the sockets that it speaks to the kernel with. Each text comes after its
+length.
 """
 
 import os
@@ -53,6 +54,7 @@ def main() -> None:
         except EOFError:
             return
         nft.set_terse_output(request[:1] == "t")
+        nft.set_dry_run(request[:1] == "d")
         code, output, error = nft.cmd(request[1:])
         for text in (str(code).encode(), str(output).encode(), str(error).encode(), _ports()):
             write(answers, text)

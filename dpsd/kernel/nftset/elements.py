@@ -5,10 +5,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from struct import pack, unpack_from
+from struct import error as struct_error
+from struct import pack
 from time import monotonic
 
 from dpsd.errors import DpsdError, KernelError, NotPermitted
+from dpsd.kernel.ctnetlink import errno_of
 from dpsd.kernel.nftset import wire
 
 _NETLINK_NETFILTER = 12
@@ -19,6 +21,7 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 64 << 20
 _DATAGRAM = 1 << 16
 _PATIENCE = 10  # seconds for each part of an answer
+WHOLE = 60.0  # seconds for all of it; 262,144 elements take some two
 
 
 class ElementSocket:
@@ -26,13 +29,18 @@ class ElementSocket:
 
     def __init__(self, table: str) -> None:
         self._table = table
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        self._socket.bind((0, 0))
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the request
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pack("ll", _PATIENCE, 0))
+        self._socket = self._open()
+
+    @staticmethod
+    def _open() -> socket.socket:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        opened.bind((0, 0))
+        opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the request
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pack("ll", _PATIENCE, 0))
         with suppress(PermissionError):  # then what is sent will be refused anyway
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+            opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        return opened
 
     def close(self) -> None:
         """Close the socket; the sets stay as they are."""
@@ -101,9 +109,11 @@ class ElementSocket:
                 answer = self._socket.recv(_DATAGRAM, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return failure
-            for kind, _, start, _ in wire.messages(answer):
+            except OSError as error:  # ENOBUFS: nobody knows what became of it
+                return error.errno or errno.EIO
+            for kind, _, start, end in wire.messages(answer):
                 if kind == wire.NLMSG_ERROR and failure in {0, errno.EPROTO}:
-                    failure = -unpack_from("=i", answer, start)[0]
+                    failure = errno_of(answer, start, end)
 
     def dump(self, set_name: str) -> list[wire.Found] | None:
         """A set's elements, until instants of the steady clock; None: no such set.
@@ -116,8 +126,11 @@ class ElementSocket:
         found: list[wire.Found] = []
         for kind, answer, start, end in self._answers(wire.dump(self._table, set_name)):
             if kind == wire.NEWSETELEM:
-                found += wire.found(answer, start, end, monotonic())
-            elif (failure := -unpack_from("=i", answer, start)[0]) == errno.ENOENT:
+                try:
+                    found += wire.found(answer, start, end, monotonic())
+                except struct_error as problem:
+                    raise self._given_up(f"set {set_name} makes no sense ({problem})") from None
+            elif (failure := errno_of(answer, start, end)) == errno.ENOENT:
                 return None
             elif failure:
                 raise refused(failure, set_name)
@@ -131,29 +144,43 @@ class ElementSocket:
         packets = octets = 0
         for kind, answer, start, end in self._answers(wire.dump_rules(self._table, chain)):
             if kind == wire.NEWRULE:
-                for each in wire.traffic(answer, start, end):
-                    packets, octets = packets + each.packets, octets + each.bytes
-            elif failure := -unpack_from("=i", answer, start)[0]:
+                try:
+                    for each in wire.traffic(answer, start, end):
+                        packets, octets = packets + each.packets, octets + each.bytes
+                except struct_error as problem:
+                    raise self._given_up(f"chain {chain} makes no sense ({problem})") from None
+            elif failure := errno_of(answer, start, end):
                 raise refused(failure, chain)
         return wire.Traffic(packets, octets)
 
     def _answers(self, request: bytes) -> Iterator[tuple[int, bytes, int, int]]:
         """The answers to a dump's request, up to the one that says that it is over, or why not.
 
-        Type, the datagram, start and end of the payload.
+        Type, the datagram, start and end of the payload. Others are skipped.
         """
-        self._socket.send(request)
-        while True:
-            try:
+        until = monotonic() + WHOLE
+        try:
+            self._socket.send(request)
+            while monotonic() < until:
                 answer = self._socket.recv(_DATAGRAM)
-            except BlockingIOError:
-                raise KernelError(f"table inet dpsd: no answer within {_PATIENCE} s") from None
-            except OSError as problem:
-                raise KernelError(f"table inet dpsd can't be read: {problem.strerror}") from None
-            for kind, _, start, end in wire.messages(answer):
-                yield kind, answer, start, end
-                if kind in {wire.NLMSG_DONE, wire.NLMSG_ERROR}:
-                    return
+                for kind, _, start, end in wire.messages(answer):
+                    is_last = kind in {wire.NLMSG_DONE, wire.NLMSG_ERROR}
+                    if is_last or kind in {wire.NEWSETELEM, wire.NEWRULE}:
+                        yield kind, answer, start, end
+                    if is_last:
+                        return
+        except BlockingIOError:
+            raise self._given_up(f"no answer within {_PATIENCE} s") from None
+        except OSError as problem:
+            raise self._given_up(f"can't be read: {problem.strerror}") from None
+        raise self._given_up(f"its answer goes on for over {WHOLE:.0f} s")
+
+    def _given_up(self, why: str) -> KernelError:
+        """What comes late of an answer isn't to be taken for the next one: begin with another
+        socket."""
+        self._socket.close()
+        self._socket = self._open()
+        return KernelError(f"table inet {self._table}: {why}")
 
 
 def refused(failure: int, sets: str) -> DpsdError:

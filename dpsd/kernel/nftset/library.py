@@ -44,11 +44,16 @@ class Library:
         with self._lock:
             self._end()
 
-    def cmd(self, commands: str, terse: bool = False) -> tuple[int, str, str]:
-        """nft's code, output and errors. Raises Crashed, which names the table that did it."""
+    def cmd(
+        self, commands: str, terse: bool = False, dry_run: bool = False
+    ) -> tuple[int, str, str]:
+        """nft's code, output and errors. Raises Crashed, which names the table that did it.
+
+        terse: lists tell no elements; dry_run: nothing is changed.
+        """
         with self._lock:
             try:
-                return self._cmd(commands, terse)
+                return self._cmd(commands, "d" if dry_run else "t" if terse else "f")
             except (OSError, EOFError) as problem:
                 how = self._end()
                 culprit = self._culprit()
@@ -72,14 +77,14 @@ class Library:
             raise KernelError(f"the nftables bindings can't be used: {self._end()}") from None
         return self._child
 
-    def _cmd(self, commands: str, terse: bool) -> tuple[int, str, str]:
+    def _cmd(self, commands: str, mode: str) -> tuple[int, str, str]:
         process = self._child or self._start()
         requests, answers = _pipe(process.stdin), _pipe(process.stdout)
         limit = Timer(PATIENCE, process.kill)
         limit.daemon = True
         limit.start()
         try:
-            child.write(requests, f"{'t' if terse else 'f'}{commands}".encode())
+            child.write(requests, f"{mode}{commands}".encode())
             requests.flush()
             code, output, error, told = (child.read(answers) for _ in range(4))
         finally:
@@ -109,10 +114,10 @@ class Library:
     def _culprit(self) -> str:
         """Which table it dies of, found by trying each; none when no single one does."""
         try:
-            _, listed, _ = self._cmd("list tables", terse=True)
+            _, listed, _ = self._cmd("list tables", "t")
             for line in listed.splitlines()[:_TABLES_NAMED]:
                 try:
-                    self._cmd(f"list {line.strip()}", terse=True)
+                    self._cmd(f"list {line.strip()}", "t")
                 except (OSError, EOFError):
                     return f" (it can't stand the {line.strip()}, made by a newer nft?)"
         except (OSError, EOFError, KernelError):

@@ -306,9 +306,12 @@ class Table:
 
         No change waits for that: what goes on changing may be told in part.
         """
+        size = 4 if "4" in name else 16
         for _ in range(_READINGS):
             with self._dumps_lock:
                 found = self._dumps.dump(name)
+            if any(len(element.key) != size for element in found or ()):
+                raise KernelError(f"table inet {TABLE}: set {name} has keys of another size")
             if found is None or len({(e.key, e.interval_end) for e in found}) == len(found):
                 break
         return found

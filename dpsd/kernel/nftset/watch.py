@@ -88,7 +88,7 @@ class Watch:
 
 
 def _is_ours(datagram: bytes, start: int, end: int) -> bool:
-    if datagram[start] != wire.NFPROTO_INET:
+    if datagram[start:end][:1] != bytes([wire.NFPROTO_INET]):
         return False
     name = TABLE.encode() + b"\0"
     return any(

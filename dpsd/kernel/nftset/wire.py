@@ -143,12 +143,13 @@ def traffic(data: bytes, start: int, end: int) -> Iterator[Traffic]:
         if kind == _RULE_EXPRESSIONS:
             for _, expression, expression_end in attributes(data, first, last):
                 parts = {k: (a, z) for k, a, z in attributes(data, expression, expression_end)}
-                if data[slice(*parts[_EXPR_NAME])] == b"counter\0":
+                if data[slice(*parts.get(_EXPR_NAME, (0, 0)))] == b"counter\0":
                     yield _traffic(data, expression, expression_end)
 
 
 def found(data: bytes, start: int, end: int, now: float) -> Iterator[Found]:
-    """The elements in the payload of one answer to dump(), which was told now."""
+    """The elements in the payload of one answer to dump(), which was told now. struct.error
+    for what no kernel says."""
     for kind, elements, elements_end in attributes(data, start + 4, end):
         if kind == _LIST_ELEMENTS:
             shape: _Shape | None = None

@@ -8,11 +8,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from struct import Struct
+from struct import Struct, pack
+from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from dpsd.errors import DpsdError, KernelError, NotPermitted
-from dpsd.kernel.ctnetlink import NLM_F_DUMP, NLMSG_DONE, messages
+from dpsd.kernel.ctnetlink import NLM_F_DUMP, NLMSG_DONE, errno_of, messages
 
 T = TypeVar("T")
 
@@ -20,6 +21,7 @@ SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 # include/net/tcp_states.h
 ESTABLISHED, SYN_RECV, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LISTEN = 1, 3, 5, 6, 8, 10
 ANY_STATE = 0xFFFFFFFF
+PATIENCE, WHOLE = 5.0, 30.0  # seconds for each part of a dump, and for all of it
 NO_COOKIE = b"\xff" * 8
 
 _NETLINK_SOCK_DIAG = 4
@@ -27,10 +29,10 @@ _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
 _NLMSG_ERROR = 2
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port id
-_ERROR = Struct("=i")  # nlmsgerr: negative errno
 # inet_diag_req_v2: family, protocol, extensions, padding, states; inet_diag_sockid: ports,
 # addresses (network byte order), interface, cookie.
 _REQUEST = Struct("=BBBxI2s2s16s16sI8s")
+_LEAST = 72  # bytes of an inet_diag_msg
 _MAPPED = bytes(10) + b"\xff\xff"
 
 # Answers to one batch have to fit into the socket's buffer (212,992 bytes, about 1.3 KB each).
@@ -53,7 +55,11 @@ def opened() -> Iterator[socket.socket]:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
             diag.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the request
+            microseconds = divmod(round(PATIENCE * 1e6), 1_000_000)
+            diag.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pack("ll", *microseconds))
             yield diag
+    except BlockingIOError as error:
+        raise KernelError("the sockets of sessions: the kernel gives no answer") from error
     except OSError as error:
         raise refused(error.errno or errno.EIO) from error
 
@@ -88,12 +94,15 @@ def answers(
         # The kernel worked through all of it within send(), and has queued its answers.
         while len(found) < start + len(batch):
             datagram = diag.recv(_ANSWER_SIZE, socket.MSG_DONTWAIT)
-            for at, end in messages(datagram):
-                body = at + _HEADER.size
-                if _HEADER.unpack_from(datagram, at)[1] == _NLMSG_ERROR:
-                    found.append(-_ERROR.unpack_from(datagram, body)[0])
+            for kind, body, end in _told(datagram):
+                if kind == _NLMSG_ERROR:
+                    found.append(errno_of(datagram, body, end))
+                elif kind == NLMSG_DONE:
+                    raise OSError(errno.EPROTO, "the end of a dump that nobody asked for")
                 else:
                     found.append(read(datagram, body, end))
+        if len(found) > start + len(batch):
+            raise OSError(errno.EPROTO, "more answers than questions")
     return found
 
 
@@ -108,15 +117,28 @@ def dump(
     )
     flags = _NLM_F_REQUEST | NLM_F_DUMP
     diag.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, flags, 0, 0) + body)
-    while True:
+    until = monotonic() + WHOLE
+    while monotonic() < until:
         datagram = diag.recv(_DUMP_SIZE)
-        for start, end in messages(datagram):
-            kind = _HEADER.unpack_from(datagram, start)[1]
+        for kind, start, end in _told(datagram):
             if kind == NLMSG_DONE:
                 return
             if kind == _NLMSG_ERROR:
-                raise refused(-_ERROR.unpack_from(datagram, start + _HEADER.size)[0])
-            yield datagram, start + _HEADER.size, end
+                raise refused(errno_of(datagram, start, end))
+            yield datagram, start, end
+    raise KernelError(
+        f"the sockets of sessions: the kernel's answer goes on for over {WHOLE:.0f} s"
+    )
+
+
+def _told(datagram: bytes) -> Iterator[tuple[int, int, int]]:
+    """Type, start and end of the payload of each message; OSError for one that is too short."""
+    for at, end in messages(datagram):
+        kind = int(_HEADER.unpack_from(datagram, at)[1])
+        body = at + _HEADER.size
+        if end - body < _LEAST and kind not in {_NLMSG_ERROR, NLMSG_DONE}:
+            raise OSError(errno.EPROTO, "an answer is too short")
+        yield kind, body, end
 
 
 def address(family: int, packed: bytes) -> bytes:
