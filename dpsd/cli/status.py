@@ -7,6 +7,7 @@ from typing import Any
 
 from dpsd.cli.output import counts, moment, moment_or_none
 from dpsd.config import Config
+from dpsd.core.story import told_by_sockets
 from dpsd.errors import DpsdError, NotPermitted, Unavailable
 from dpsd.kernel.ending.outcome import WORDS
 from dpsd.store import Node, Store
@@ -79,6 +80,7 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
             yield "kernel", "counts no bytes of sessions: talk isn't told from mail"
         by_state = f" ({counts(sessions['by_state'])})" if sessions["by_state"] else ""
         yield "sessions", f"open {sessions['open']}{by_state}"
+        yield from _witnessed(sessions)
         if "not_ended_why" in told:
             yield from _endings(told)
         yield "peers", str(told["peers"])
@@ -95,6 +97,14 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
         yield "", f"black by its score {black['count']}, the oldest since {black['oldest']}"
     applied = "none" if revision["applied"] is None else revision["applied"]
     yield "revision", f"stored {revision['stored']}, applied {applied}"
+
+
+def _witnessed(sessions: Json) -> Iterator[tuple[str, str]]:
+    """What the server's sockets tell that conntrack doesn't."""
+    if unseen := sessions.get("unseen"):
+        yield "", told_by_sockets(sessions["sockets"], unseen)
+    if never_had := sessions.get("never_had"):
+        yield "", f"{never_had} of them the server never had: its accept queue is full"
 
 
 def _endings(told: Json) -> Iterator[tuple[str, str]]:

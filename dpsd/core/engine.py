@@ -10,7 +10,7 @@ may be very many of is worked off a slice at a tick.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from itertools import islice
@@ -41,6 +41,7 @@ from dpsd.core.sessions import (
 )
 from dpsd.core.story import span, verdict
 from dpsd.core.turn import DOUBT, GREETING
+from dpsd.core.witness import Witness
 
 SLICE = 2_000  # sessions that are looked through at a tick for those of a prefix
 OVER = 200  # entries whose time is over that are taken off the lists at a tick
@@ -104,6 +105,7 @@ class Engine:
         self.judge = Judge(policy, self.scores, self.sessions, self._stress)
         self._retries = Retries()
         self._half_closed = HalfClosed(self.sessions.lingering)
+        self.witness = Witness(self.sessions)
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
         self.immune = immune
         self.lost = 0  # how often events were lost
@@ -170,6 +172,7 @@ class Engine:
         """
         self.unseen = set(scopes)
         self._half_closed.skip()
+        self.witness.skip()
         self.sessions.skip_idle()
         if self.unseen != self._scopes:
             self._scopes = set(self.unseen)
@@ -201,7 +204,7 @@ class Engine:
         """While slots run short: take bids of the sessions that were looked at, and note new ones
         of peers that may open none."""
         for note, session, _ in notes:
-            if note == LOOKED:
+            if note == LOOKED and not session.lost:
                 for pool in self.policy.pools:
                     if not pool.ports or session.port in pool.ports:
                         self._auctions[pool.ports].bid(session, now)
@@ -336,6 +339,16 @@ class Engine:
             return times.get(port, times[0])[State.CLOSE_WAIT]
 
         return self._judge(self._half_closed.take(keys, proper, now), now)
+
+    def see(
+        self, sockets: Container[Key], unseen: Collection[Key],
+        words: Mapping[Key, Word | None], now: float,
+    ) -> list[Verdict]:  # fmt: skip
+        """Take the sessions that only the server's sockets tell of; see Witness.take()."""
+        notes = self.witness.take(sockets, unseen, words, now)
+        if self.stress:
+            self._bid(notes, now)
+        return self._judge(notes, now)
 
     def retried(self, persistent: Mapping[Network, int], now: float) -> None:
         """Take which listed peers went on sending, and how many of their packets were dropped."""

@@ -28,8 +28,21 @@ def said(measure: Measure, version: int) -> int:
 
 
 def answered(measure: Measure, version: int) -> int:
-    """Bytes that the server said."""
+    """Bytes that the server said; none in its half of the handshake, however often it sent that."""
+    if shakes_again(measure, version):
+        return 0
     return payload(measure.reply_octets or 0, measure.reply_packets or 0, version)
+
+
+def shakes_again(measure: Measure, version: int) -> bool:
+    """Whether all that the server sent is its half of the handshake (SYN and ACK), several times.
+
+    Then it doesn't have the session: it hasn't got the last packet of the handshake, or has dropped
+    it, since its accept queue is full. Each of these packets is longer than others by its options,
+    which would count for words.
+    """
+    packets = measure.reply_packets or 0
+    return packets > 1 and measure.reply_octets == packets * (_STAMPED[version] + _STAMPED_SYN)
 
 
 def is_mail(spoken: int, reply: int, least: int) -> bool:

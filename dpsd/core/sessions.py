@@ -9,7 +9,7 @@ found a slice at a time.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import IntEnum
 from heapq import heappop, heappush
 from itertools import islice
@@ -32,7 +32,7 @@ from dpsd.core.events import (
     Word,
 )
 from dpsd.core.latency import Server
-from dpsd.core.payload import answered, said
+from dpsd.core.payload import answered, said, shakes_again
 from dpsd.core.scores import Peer, Scores
 from dpsd.core.turn import GREETING, Progress
 
@@ -45,6 +45,7 @@ IMPLICIT_TLS = frozenset((465,))  # ports on which the peer speaks first (RFC 83
 SLICE = 2_000  # sessions at a time: some 2 ms
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
+BY_SOCKET = 1 << 62  # Session.round of those that only their sockets tell of: no dump misses them
 
 
 class Side(IntEnum):
@@ -160,6 +161,10 @@ class Sessions:
         self._scores = scores
         self._size = scores.size
         self._open: dict[Key, Session] = {}
+        self.ungreeted: dict[Key, Session] = {}  # the server has said nothing in them; oldest first
+        self.greeted: dict[int, float] = {}  # when the newest of the others was opened, by port
+        self._served: Counter[int] = Counter()  # of _keeping, those that the server has greeted
+        self.never_had: Collection[Key] = ()  # sessions that the server has no socket of
         self._deadlines: list[tuple[float, int, Session, int, float]] = []
         self._serial = 0
         self._round = 0
@@ -199,6 +204,10 @@ class Sessions:
         """How many sessions to these ports keep a slot, or wait for one: all but those that the
         server has closed, and those that its queue lost."""
         return sum(n for port, n in self._keeping.items() if not ports or port in ports)
+
+    def served(self, ports: frozenset[int]) -> int:
+        """How many of them the server has greeted: they have a slot."""
+        return sum(n for port, n in self._served.items() if not ports or port in ports)
 
     def going(self, ports: frozenset[int]) -> int:
         """How many of them are being ended."""
@@ -261,6 +270,47 @@ class Sessions:
         progress.told(word, self.server, now)
         return progress
 
+    # What the server's sockets tell; see witness.py.
+
+    def found_by_socket(self, key: Key, now: float, notes: list[Noted]) -> Session | None:
+        """Begin a session that only its socket tells of; None if it isn't protected."""
+        session = self._open.get(key) or self._begin(key, Note.FOUND, now, notes)
+        if session is not None and not session.round:
+            session.round = BY_SOCKET
+        return session
+
+    def gone_by_socket(self, session: Session, notes: list[Noted]) -> None:
+        """Its socket is gone."""
+        self._finish(session, notes)
+
+    def peer_closed(self, session: Session, now: float, notes: list[Noted]) -> None:
+        """Its peer has closed, as its socket tells, and the server hasn't."""
+        self._move(session, State.CLOSE_WAIT, CLOSE_INIT, 0, now, notes)
+
+    def heard(self, session: Session, said: int, answered: int, now: float) -> None:
+        """Take the bytes of both sides, as its socket counts them."""
+        progress = session.progress
+        if progress is None:
+            progress = session.progress = self._progress(session)
+        progress.look(said, answered, self.server, now, progress.replies + 1)
+        if answered:
+            self._is_greeted(session)
+
+    def lose(self, keys: Collection[Key]) -> None:
+        """Take which sessions the server never had; those of the last time that aren't among them
+        it has by now."""
+        before, self.never_had = self.never_had, frozenset(keys)
+        for key in (*before, *self.never_had):
+            session = self.ungreeted.get(key)
+            if session is not None and session.state == ESTABLISHED:
+                self._is_lost(session, key in self.never_had)
+
+    def _counts_anew(self, session: Session, progress: Progress, measure: Measure) -> None:
+        """An entry appears of what only its socket told of: conntrack counts from there on."""
+        version = self.version(session)
+        progress.said, progress.answered = said(measure, version), answered(measure, version)
+        progress.replies = measure.reply_packets or 0
+
     def leave(self, scopes: Iterable[Scope]) -> list[Noted]:
         """Drop the sessions that no dump of these scopes shows, and those to servers that aren't
         protected any more: they aren't heard of again. Looks at all; after a reload only."""
@@ -303,10 +353,10 @@ class Sessions:
             return None
         peer = self._scores.peer(self._size.key(address), now)
         session = Session(key, peer, port, ESTABLISHED, now)
-        self._open[key] = peer.sessions[key] = session
+        self._open[key] = peer.sessions[key] = self.ungreeted[key] = session
         self.counts[ESTABLISHED] += 1
         self._established[port] += 1
-        self._keeping[port] += 1
+        self._keep(session, 1)
         notes.append((note, session, None))
         return session
 
@@ -323,14 +373,14 @@ class Sessions:
             kept = not session.lost
         if state in CLOSING:
             session.closer = session.closer or _closer(flags, server_flags)
-            self._keeping[session.port] += session.leaks() - kept
+            self._keep(session, session.leaks() - kept)
             self._watch(session, now)
         elif state == ESTABLISHED:
             self._established[session.port] += 1
             session.lost = False
-            self._keeping[session.port] += 1 - kept
+            self._keep(session, 1 - kept)
         else:
-            self._keeping[session.port] -= kept
+            self._keep(session, -kept)
             if was == ESTABLISHED and state == CLOSE:
                 notes.append((Note.RESET, session, None))
             self._over(session, notes)
@@ -339,13 +389,14 @@ class Sessions:
         """The session is over in the state that it has."""
         if session.state == ESTABLISHED:
             self._established[session.port] -= 1
-            self._keeping[session.port] -= not session.lost
+            self._keep(session, -(not session.lost))
         else:
-            self._keeping[session.port] -= session.leaks()
+            self._keep(session, -session.leaks())
         self._over(session, notes)
 
     def _over(self, session: Session, notes: list[Noted]) -> None:
         del self._open[session.key]
+        self.ungreeted.pop(session.key, None)
         self._going[session.port] -= session.doomed
         session.peer.sessions.pop(session.key, None)
         self.counts[session.state] -= 1
@@ -402,6 +453,8 @@ class Sessions:
                 session = self._begin(key, Note.FOUND, now, notes)
         if session is None:
             return
+        if session.round == BY_SOCKET and session.progress is not None:
+            self._counts_anew(session, session.progress, measure)
         session.round = self._round
         if state != session.state:
             self._move(session, state, flags, server_flags, now, notes)
@@ -420,7 +473,12 @@ class Sessions:
             reply = answered(measure, version)
             spoken, replies = said(measure, version), measure.reply_packets or 0
             progress.look(spoken, reply, self.server, now, replies)
-            self._is_lost(session, now - session.since > QUEUED_FOR and progress.turn == GREETING)
+            if progress.answered:
+                self._is_greeted(session)
+            else:
+                unheard = shakes_again(measure, version) or session.key in self.never_had
+                queued = now - session.since > QUEUED_FOR and progress.turn == GREETING
+                self._is_lost(session, unheard or queued)
         elif measure.remaining is not None:
             progress.kept(measure.remaining, self.established_for, now)
         stay, proper = self.stay(session, now)
@@ -439,7 +497,21 @@ class Sessions:
         handshake's last packet, which the peer and conntrack saw."""
         if lost != session.lost:
             session.lost = lost
-            self._keeping[session.port] += -1 if lost else 1
+            self._keep(session, -1 if lost else 1)
+
+    def _is_greeted(self, session: Session) -> None:
+        """The server has said something."""
+        self._is_lost(session, False)
+        if self.ungreeted.pop(session.key, None) is not None:
+            port = session.port
+            self._served[port] += 1
+            self.greeted[port] = max(self.greeted.get(port, 0.0), session.since)
+
+    def _keep(self, session: Session, change: int) -> None:
+        """The session keeps a slot, or waits for one, from now on (1), or no longer (-1)."""
+        self._keeping[session.port] += change
+        if session.key not in self.ungreeted:
+            self._served[session.port] += change
 
     def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
         """Whatever the table no longer has is over."""

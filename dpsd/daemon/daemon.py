@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dpsd import assembly
 from dpsd.config import Config, load, needs_restart
@@ -32,10 +32,11 @@ from dpsd.daemon.mailserver import MailServer
 from dpsd.daemon.memory import Memory
 from dpsd.daemon.metrics import Metrics
 from dpsd.daemon.schedule import Job, Schedule
+from dpsd.daemon.sockets import Sockets, session_of
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import host, sockdiag
-from dpsd.kernel.ctnetlink import endpoints, key_of
+from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.nftset import TableSpec
 from dpsd.store import Recorded
 
@@ -75,6 +76,7 @@ class Daemon:
             self._clock,
             self._schedule,
         )
+        self._sockets = Sockets(self._engine, self._bailiff, self._clock)
         self._accounting = Accounting(self._config.kernel.accounting)
         control = Control(self._engine, self._bailiff, self._keeper, self._clock, lambda: self.mode)
         self._claim = Claim(control.may, control.answer)
@@ -84,7 +86,6 @@ class Daemon:
         self._name_servers_at = -1  # when they were written down last
         self._swept = False  # whether no listed peer has a session left from before
         self._poll_after = 0.0
-        self._sockets_fail = False  # and that was told
         self._counted: tuple[Mapping[Network, int], float] = {}, 0.0  # packets dropped, and when
         self._use(self._config)
 
@@ -158,7 +159,6 @@ class Daemon:
             (self._pulse, PULSE),
             (self._poll, POLL),
             (self._flush, FLUSH),
-            (self._look_at_sockets, 1.0),
             (self._guard.count, 5.0),
             (self._accounting.look, accounting.EVERY),
             (self._look_at_host, 30.0),
@@ -182,6 +182,9 @@ class Daemon:
         """Look at the table if it is time, and let time pass; more often while slots run short."""
         await self._dump()
         await self._tick()
+        if self._sockets.begin_look():
+            protect = self._config.protect
+            self._schedule.beside(self._sockets.look(protect.ports, bool(protect.addresses)))
         for _ in range(HURRIED - 1):
             if not self._engine.stress:
                 return
@@ -204,10 +207,10 @@ class Daemon:
         words: dict[Key, Word] | None = None
         if not self._config.protect.addresses:
             try:
-                found = await asyncio.to_thread(sockdiag.ask, map(_session, doomed))
+                found = await asyncio.to_thread(sockdiag.ask, map(session_of, doomed))
                 words = {_key(session): word for session, word in found.items()}
             except DpsdError as problem:
-                self._sockets_failed(problem)
+                self._sockets.failed(problem)
         settled = self._engine.settle(doomed, words, self._clock.now())
         self._bailiff.make_room(settled)
 
@@ -283,6 +286,7 @@ class Daemon:
         now = status.snapshot(
             *(self._engine, self._guard, self._endings, self._listener, verdicts, deferrals, slots),
             self._accounting.on,
+            self._sockets.held,
         )
         self._metrics.tell(self.mode, now)
         await self._keeper.beat(self.mode, now)
@@ -297,26 +301,6 @@ class Daemon:
     async def _forget(self) -> None:
         await self._memory.forget(self._config.store.history_for)
         await self._catch_up_or_later()  # what expired meanwhile made a revision of its own
-
-    async def _look_at_sockets(self) -> None:
-        """What only the server's sockets know of its sessions; unless it is elsewhere."""
-        engine, ports = self._engine, self._config.protect.ports
-        if self._config.protect.addresses:
-            engine.linger((), self._clock.now())
-            return
-        try:
-            half_closed = await asyncio.to_thread(sockdiag.half_closed, ports)
-        except DpsdError as problem:
-            self._sockets_failed(problem)
-            engine.linger((), self._clock.now())
-            return
-        self._sockets_fail = False
-        self._bailiff.carry_out(engine.linger(map(_key, half_closed), self._clock.now()))
-
-    def _sockets_failed(self, problem: DpsdError) -> None:
-        if not self._sockets_fail:
-            log.warning("%s; conntrack alone tells of the sessions", problem)
-        self._sockets_fail = True
 
     async def _count_retries(self) -> None:
         try:
@@ -456,11 +440,6 @@ class Daemon:
 def _key(session: sockdiag.Session) -> bytes:
     local, local_port, remote, remote_port = session
     return key_of(Endpoints(remote, local, remote_port, local_port))
-
-
-def _session(key: Key) -> sockdiag.Session:
-    ends = endpoints(cast(bytes, key))
-    return sockdiag.Session(ends.server, ends.server_port, ends.peer, ends.peer_port)
 
 
 def _set_level(config: Config) -> None:

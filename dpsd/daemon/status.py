@@ -22,9 +22,10 @@ def snapshot(
     deferrals: int,
     slots: list[dict[str, Any]],
     accounting: bool,
+    sockets: int,
 ) -> dict[str, Any]:
     """How things stand now; verdicts, deferrals: how many there were; slots: what slots() says;
-    accounting: whether conntrack counts bytes."""
+    accounting: whether conntrack counts bytes; sockets: how many sessions have one here."""
     return {
         "pressure": round(engine.pressure, 3),
         "price": round(engine.price, 1),
@@ -40,6 +41,9 @@ def snapshot(
             "open": len(engine.sessions),
             "half_open": engine.sessions.half_open,
             "by_state": engine.sessions.by_state(),
+            "sockets": sockets,
+            "unseen": len(engine.witness),
+            "never_had": engine.witness.never_had,
         },
         "peers": len(engine.scores),
         "lists": {name.value: engine.lists.size(name) for name in ListName},
