@@ -11,13 +11,14 @@ may be very many of is worked off a slice at a tick.
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from itertools import islice
 from math import inf
 from typing import NamedTuple
 
 from dpsd.core.auction import Auction
+from dpsd.core.capacity import Capacity
 from dpsd.core.events import EndpointsOf, Event, Key, State, Word
 from dpsd.core.evidence import Excuse
 from dpsd.core.halfclosed import HalfClosed
@@ -106,6 +107,7 @@ class Engine:
         self._retries = Retries()
         self._half_closed = HalfClosed(self.sessions.lingering)
         self.witness = Witness(self.sessions)
+        self.capacity = Capacity(self.sessions)
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
         self.immune = immune
         self.lost = 0  # how often events were lost
@@ -121,7 +123,8 @@ class Engine:
 
     def apply(self, policy: Policy) -> None:
         """Go on with another policy."""
-        self.policy = policy
+        self._given = policy
+        policy = self.policy = replace(policy, pools=self.capacity.pools(policy.pools))
         self.judge.apply(policy)
         self._stress.apply(policy)
         server = self.sessions.server
@@ -218,6 +221,8 @@ class Engine:
         stood = missed > STOOD_STILL
         if stood:
             self.unseen = None
+        if not self.blind and self.capacity.look(now):
+            self.apply(self._given)
         closing = (self.sessions.closing() + len(self._half_closed)) / self.policy.slots
         self._stress.feel(self.policy, max(self.pressure, closing), now)
         self._set_times()

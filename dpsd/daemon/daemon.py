@@ -281,7 +281,8 @@ class Daemon:
         await self._beat()
 
     async def _beat(self) -> None:
-        slots = status.slots(self._config, self._mail.said)
+        slots = status.slots(self._config, self._mail.said, self._engine, self._clock.to_wall)
+        self._mail.learned(slots)
         verdicts, deferrals = self._bailiff.verdicts, self._bailiff.deferrals
         now = status.snapshot(
             *(self._engine, self._guard, self._endings, self._listener, verdicts, deferrals, slots),

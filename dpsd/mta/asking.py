@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dpsd.core.policy import Pool
+from dpsd.core.policy import Known, Pool
 from dpsd.errors import Unavailable
 from dpsd.mta import postfix
 from dpsd.mta.postfix import Networks
@@ -92,7 +92,9 @@ def _sendmail() -> Slots | None:
 
 def _shared(source: str, said: re.Match[str] | None) -> Slots:
     number = int(said[1]) if said else 0
-    return Slots(Pool(frozenset(), number), source) if number else assumed(f"{source} is no limit")
+    if not number:
+        return assumed(f"{source} is no limit")
+    return Slots(Pool(frozenset(), number, Known.ASKED), source)
 
 
 def port_of(name: str) -> int | None:

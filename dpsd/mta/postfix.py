@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from dpsd.core.peers import SHORTEST, Network, parse_network
-from dpsd.core.policy import Pool
+from dpsd.core.policy import Known, Pool
 from dpsd.mta.slots import Slots, assumed
 
 PortOf = Callable[[str], int | None]
@@ -80,10 +80,10 @@ def slots(
             made = _slots(service, main, known, port)
             if port not in found or made.pool.slots < found[port].pool.slots:
                 found[port] = made
-    pools: dict[tuple[str, int], set[int]] = defaultdict(set)
+    pools: dict[tuple[str, int, Known], set[int]] = defaultdict(set)
     for port, each in found.items():
-        pools[each.source, each.pool.slots].add(port)
-    result = [Slots(Pool(frozenset(p), n), source) for (source, n), p in pools.items()]
+        pools[each.source, each.pool.slots, each.pool.known].add(port)
+    result = [Slots(Pool(frozenset(p), n, how), source) for (source, n, how), p in pools.items()]
     if rest := set(ports) - found.keys():
         result.append(assumed("no service of Postfix listens there", rest))
     return tuple(sorted(result, key=lambda each: min(each.pool.ports)))
@@ -146,7 +146,8 @@ def _slots(service: Service, main: Main, known: dict[tuple[str, str], Service], 
         return assumed(f"Postfix's {where} of {title} is {limit!r}", [port])
     if not int(limit):
         return assumed(f"Postfix sets no limit on {title}", [port])
-    return Slots(Pool(frozenset([port]), int(limit)), f"Postfix, {title}, {where}")
+    pool = Pool(frozenset([port]), int(limit), Known.ASKED)
+    return Slots(pool, f"Postfix, {title}, {where}")
 
 
 def _trusted(entry: str, excluded: Iterable[Network]) -> Network:
