@@ -346,7 +346,7 @@ def _check(ctx: typer.Context, config: Optional[Path] = _HERE) -> None:
       dpsd check --config dpsd.toml.new
     """
     from dpsd import assembly
-    from dpsd.cli.status import store_problem
+    from dpsd.cli.status import mail_server_warnings, store_problem
     from dpsd.kernel.abilities import problems
 
     settings = _config(ctx, config)
@@ -360,8 +360,8 @@ def _check(ctx: typer.Context, config: Optional[Path] = _HERE) -> None:
             output.write(f"  {problem.mend}")
         codes.append({"warning": 0, "forbidden": NotPermitted.exit_code}.get(problem.severity, 69))
     mta = assembly.ask(settings)
-    if mta.problem:
-        output.write(f"warning: the mail server can't be asked: {mta.problem}")
+    for warning in mail_server_warnings(mta):
+        output.write(f"warning: {warning}")
         codes.append(0)
     if settings.protect.slots is None:
         for each in assembly.slots(settings, mta):

@@ -10,6 +10,7 @@ from dpsd.config import Config
 from dpsd.core.story import told_by_sockets
 from dpsd.errors import DpsdError, NotPermitted, Unavailable
 from dpsd.kernel.ending.outcome import WORDS
+from dpsd.mta import Mta
 from dpsd.store import Node, Store
 
 Json = dict[str, Any]
@@ -84,6 +85,8 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
         if "not_ended_why" in told:
             yield from _endings(told)
         yield "peers", str(told["peers"])
+        for each in told.get("pressing", ()):
+            yield "", f"{each['peer']} keeps {each['sessions']} sessions: {each['why']}"
         if (deferred := told.get("deferred", {"times": 0}))["times"]:
             packets = deferred["packets"]
             yield "deferred", f"peers {deferred['times']} times, {packets} of their packets dropped"
@@ -112,6 +115,19 @@ def _endings(told: Json) -> Iterator[tuple[str, str]]:
     yield "ended", f"{told['ended']} sessions"
     for why, number in told["not_ended_why"].items():
         yield "not ended", f"{number} times: {WORDS.get(why, why)}"
+
+
+def mail_server_warnings(mta: Mta) -> Iterator[str]:
+    """What the mail server's settings keep dpsd from."""
+    if mta.problem:
+        yield f"the mail server can't be asked: {mta.problem}"
+    if mta.proxied:
+        ports = ", ".join(map(str, sorted(mta.proxied)))
+        yield (
+            f"port {ports}: Postfix expects the PROXY protocol (upstream_proxy_protocol), so all"
+            " sessions come from a load balancer: nobody is listed there, those of no use are"
+            " ended one by one; run dpsd on the load balancer's host as well"
+        )
 
 
 def store_problem(config: Config) -> DpsdError | None:

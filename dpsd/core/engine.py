@@ -21,6 +21,7 @@ from dpsd.core.auction import Auction
 from dpsd.core.capacity import Capacity
 from dpsd.core.events import EndpointsOf, Event, Key, State, Word
 from dpsd.core.evidence import Excuse
+from dpsd.core.given import GATEWAY, HOST, POSTFIX
 from dpsd.core.halfclosed import HalfClosed
 from dpsd.core.judge import Guilty, Judge
 from dpsd.core.lists import SCORE, Entry, ListName, Lists
@@ -28,6 +29,7 @@ from dpsd.core.numbers import SPARED, STOOD_STILL
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.pressure import Stress
+from dpsd.core.relays import Relays
 from dpsd.core.retries import Retries
 from dpsd.core.scores import Peer, Scores
 from dpsd.core.sessions import (
@@ -46,6 +48,8 @@ from dpsd.core.witness import Witness
 
 SLICE = 2_000  # sessions that are looked through at a tick for those of a prefix
 OVER = 200  # entries whose time is over that are taken off the lists at a tick
+PRESSES = 0.25  # share of the slots that a peer holds which is named for it
+PRESSED_FOR = 10.0  # seconds since a session of its was to end
 RECALLED = 500  # earlier blocks that are looked at together, to forget them
 
 
@@ -67,6 +71,16 @@ class Passed(NamedTuple):
     listed: list[Key]
     over: list[Entry]
     missed: float
+
+
+class Pressing(NamedTuple):
+    """A peer that can't be listed, and its open sessions; white: why it is; relay: whether those
+    sessions are ended all the same."""
+
+    peer: Network
+    sessions: int
+    white: str
+    relay: bool
 
 
 class Settled(NamedTuple):
@@ -107,6 +121,9 @@ class Engine:
         self._retries = Retries()
         self._half_closed = HalfClosed(self.sessions.lingering)
         self.witness = Witness(self.sessions)
+        self.relays = Relays()
+        self.sessions.is_relay, self.scores.earned = self.relays.holds, self.relays.earned
+        self.pressers: dict[bytes, float] = {}  # spared peers of no use, and relays: when last
         self.capacity = Capacity(self.sessions)
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score
         self.immune = immune
@@ -155,6 +172,11 @@ class Engine:
     def price(self) -> float:
         """Bytes a second that a session has to be worth, where slots are scarcest; 0 at rest."""
         return max((a.price for a in self._auctions.values()), default=0.0) if self.stress else 0.0
+
+    @property
+    def ticked(self) -> float:
+        """When time passed last."""
+        return self._ticked
 
     @property
     def pressed(self) -> list[int]:
@@ -279,6 +301,9 @@ class Engine:
             if own is None:
                 continue
             ended += self._end(session)
+            if session.peer.relay:  # listing or deferring it would cost others
+                self.pressers[session.peer.key] = now
+                continue
             demand = self._auction_of(session).demand
             seconds = self.judge.crowded(session, own, demand, guilty, now)
             if seconds > 0:
@@ -370,9 +395,31 @@ class Engine:
         return self._with_sessions(entries)
 
     def _is_spared(self, session: Session) -> bool:
-        """Whether a session is never ended: a white address's, or an immune one's."""
+        """Whether a session is never ended: a white address's, or an immune one's. A gateway's is,
+        unless somebody put that on the white list: behind it may be anybody."""
         address = ip_network(self.sessions.endpoints(session.key).peer)
-        return self._is_white(session.key) or self.immune(address)
+        white = [*self.lists.all_covering(ListName.WHITE, address)]
+        if any(each.reason == GATEWAY for each in white):
+            spared = any(each.source not in (HOST, POSTFIX) for each in white)
+        else:
+            spared = bool(white) or self.immune(address)
+        if spared:
+            self.pressers[session.peer.key] = self._ticked
+        return spared
+
+    def pressing(self, now: float) -> list[Pressing]:
+        """The peers that keep slots from others to no purpose and can't be listed for it: those
+        that hold PRESSES of the slots, while these run short."""
+        few = PRESSES * min(pool.slots for pool in self.policy.pools)
+        self.pressers = {k: at for k, at in self.pressers.items() if now - at < PRESSED_FOR}
+        found = []
+        for key in self.pressers if self.stress else ():
+            peer, network = self.scores.get(key), self.size.network_of_key(key)
+            if peer is not None and peer.open >= few:
+                white = self.lists.covering(ListName.WHITE, network)
+                why = "" if white is None else white.reason or white.source
+                found.append(Pressing(network, peer.open, why, peer.relay))
+        return found
 
     def was_ended(self, keys: Iterable[Key]) -> None:
         """These sessions end because the host wants it: that is no doing of their peers."""
@@ -454,7 +501,7 @@ class Engine:
         for key, peer in guilty.peers.items():
             network = self.size.network_of_key(key)
             decisive = self.lists.decisive(network)
-            if decisive is not None or self.immune(network):
+            if decisive is not None or self.immune(network) or peer.relay:
                 peer.listed = decisive is not None and decisive.list != ListName.WHITE
                 continue
             score, limit = self.scores.score(peer, now), self.judge.limit(peer, now)

@@ -110,13 +110,16 @@ class Lists:
 
     def covering(self, name: ListName, peer: Network) -> Entry | None:
         """The entry of one list that holds the whole of a network; the widest if there are more."""
+        return next(self.all_covering(name, peer), None)
+
+    def all_covering(self, name: ListName, peer: Network) -> Iterator[Entry]:
+        """The entries of one list that hold the whole of a network, the widest first."""
         entries = self._entries[name]
         for version, length in sorted(self._lengths[name]):
             if version == peer.version and length <= peer.prefixlen:
                 wider = peer if length == peer.prefixlen else peer.supernet(new_prefix=length)
                 if (entry := entries.get(wider)) is not None:
-                    return entry
-        return None
+                    yield entry
 
     def decisive(self, peer: Network) -> Entry | None:
         """The entry that decides on a network: white before black before block."""

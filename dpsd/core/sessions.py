@@ -164,6 +164,7 @@ class Sessions:
         self.ungreeted: dict[Key, Session] = {}  # the server has said nothing in them; oldest first
         self.greeted: dict[int, float] = {}  # when the newest of the others was opened, by port
         self._served: Counter[int] = Counter()  # of _keeping, those that the server has greeted
+        self.is_relay: Callable[[Peer, int, float], bool] = lambda *_: False  # see relays.py
         self.never_had: Collection[Key] = ()  # sessions that the server has no socket of
         self._deadlines: list[tuple[float, int, Session, int, float]] = []
         self._serial = 0
@@ -352,6 +353,7 @@ class Sessions:
         if not self.protects(server, port):
             return None
         peer = self._scores.peer(self._size.key(address), now)
+        peer.relay = self.is_relay(peer, port, now)
         session = Session(key, peer, port, ESTABLISHED, now)
         self._open[key] = peer.sessions[key] = self.ungreeted[key] = session
         self.counts[ESTABLISHED] += 1

@@ -31,6 +31,7 @@ from dpsd.daemon.listener import Listener
 from dpsd.daemon.mailserver import MailServer
 from dpsd.daemon.memory import Memory
 from dpsd.daemon.metrics import Metrics
+from dpsd.daemon.pressers import Pressers
 from dpsd.daemon.schedule import Job, Schedule
 from dpsd.daemon.sockets import Sockets, session_of
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
@@ -81,6 +82,7 @@ class Daemon:
         control = Control(self._engine, self._bailiff, self._keeper, self._clock, lambda: self.mode)
         self._claim = Claim(control.may, control.answer)
         self._leaks = Leaks()
+        self._pressers = Pressers()
         self._metrics = Metrics(self._config)
         self._reloading = asyncio.Lock()
         self._name_servers_at = -1  # when they were written down last
@@ -120,6 +122,7 @@ class Daemon:
         await self._keeper.agree(self._white())
         engine = self._engine
         engine.apply(assembly.policy(self._config, self._mail.said))
+        assembly.set_relays(engine, self._host, self._mail.said)
         for entry in await self._keeper.load():
             engine.lists.put(entry)
         await self._memory.recall()
@@ -289,6 +292,8 @@ class Daemon:
             self._accounting.on,
             self._sockets.held,
         )
+        for warning in self._pressers.warnings(self._engine.pressing(self._clock.now())):
+            log.warning("%s", warning)
         self._metrics.tell(self.mode, now)
         await self._keeper.beat(self.mode, now)
 
@@ -343,12 +348,14 @@ class Daemon:
             self._host = found
             self._engine.immune = found.is_near
             self._engine.sessions.protects = assembly.protects(self._config, found)
+            assembly.set_relays(self._engine, found, self._mail.said)
 
     async def _ask_mail_server(self) -> None:
         async with self._reloading:
             before = self._mail.said
             self._mail.take(self._config, await self._mail.ask(self._config))
             if self._mail.said != before:
+                assembly.set_relays(self._engine, self._host, self._mail.said)
                 self._engine.apply(assembly.policy(self._config, self._mail.said))
 
     def _white(self) -> Given:
@@ -407,6 +414,7 @@ class Daemon:
         self._mail.take(config, said)
         engine = self._engine
         engine.apply(assembly.policy(config, said))
+        assembly.set_relays(engine, self._host, said)
         engine.sessions.protects = assembly.protects(config, self._host)
         engine.sessions.established_for = config.forget.established
         if (moved or ports != old_ports) and self._listener is not None:

@@ -14,6 +14,7 @@ from dpsd.core.policy import Known, Pool
 from dpsd.daemon.endings import Endings
 from dpsd.daemon.guard import Guard
 from dpsd.daemon.listener import Listener
+from dpsd.daemon.pressers import words
 from dpsd.mta import Mta, Slots
 
 
@@ -50,6 +51,10 @@ def snapshot(
             "never_had": engine.witness.never_had,
         },
         "peers": len(engine.scores),
+        "pressing": [
+            {"peer": engine.size.text(each.peer), "sessions": each.sessions, "why": words(each)}
+            for each in engine.pressing(engine.ticked)
+        ],
         "lists": {name.value: engine.lists.size(name) for name in ListName},
         "verdicts": {n.value: verdicts[n] for n in (ListName.BLACK, ListName.BLOCK)},
         "ended": endings.ended,

@@ -32,12 +32,14 @@ class Mta:
     """What the mail server says.
 
     networks: those that it trusts to relay, None if that isn't known; problem: why it couldn't be
-    asked, "" if it could or there is none.
+    asked, "" if it could or there is none; proxied: ports on which it expects the PROXY protocol,
+    so that only a load balancer connects.
     """
 
     slots: tuple[Slots, ...]
     networks: Networks | None = field(default_factory=Networks)
     problem: str = ""
+    proxied: frozenset[int] = frozenset()
 
 
 def ask(ports: Sequence[int], directory: str) -> Mta:
@@ -64,9 +66,11 @@ def _postfix(program: str, ports: Sequence[int], directory: str) -> Mta:
         raise Unavailable(f"{program} -c {directory} -hx: {len(values)} lines are too few")
     main = postfix.Main(*map(str.strip, values[: len(asked)]))
     services = postfix.services(_output(program, "-c", directory, "-F"))
+    set_there = _output(program, "-c", directory, "-n")
     return Mta(
         postfix.slots(services, main, ports, port_of),
         postfix.networks(main.mynetworks),
+        proxied=postfix.proxied(services, set_there, ports, port_of),
     )
 
 

@@ -17,6 +17,8 @@ PortOf = Callable[[str], int | None]
 
 _ATTRIBUTE = re.compile(r"(\S+)/(inet|pass)/(\w+) = (.*)")
 _BEHIND = re.compile(r"(?<!\S)smtpd_service_name ?= ?(\S+)")  # among the -o of a postscreen
+_PROXY = re.compile(r"(?m)^(smtpd|postscreen)_upstream_proxy_protocol = *(\S*)")
+_PROXY_HERE = re.compile(r"(?<!\S)(smtpd|postscreen)_upstream_proxy_protocol ?= ?(\S*)")
 _MAPPED = 96  # bits before an IPv4 address in IPv6
 
 
@@ -87,6 +89,22 @@ def slots(
     if rest := set(ports) - found.keys():
         result.append(assumed("no service of Postfix listens there", rest))
     return tuple(sorted(result, key=lambda each: min(each.pool.ports)))
+
+
+def proxied(
+    listed: Iterable[Service], text: str, ports: Iterable[int], port_of: PortOf
+) -> frozenset[int]:
+    """The ports whose service expects the PROXY protocol: by its own options, or by main.cf (text:
+    the output of `postconf -n`)."""
+    everywhere = {m[1] for m in _PROXY.finditer(text) if m[2]}
+    wanted, found = frozenset(ports), set[int]()
+    for service in listed:
+        program = "postscreen" if service.command.split()[:1] == ["postscreen"] else "smtpd"
+        here = {m[1]: m[2] for m in _PROXY_HERE.finditer(service.command)}
+        port = _port(service, port_of)
+        if port is not None and port in wanted and here.get(program, program in everywhere):
+            found.add(port)
+    return frozenset(found)
 
 
 def networks(text: str) -> Networks:

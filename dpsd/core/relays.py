@@ -1,0 +1,63 @@
+"""Relays: peers through which other people's sessions come, and this host's own networks.
+
+| who                                                   | known by                                |
+|-------------------------------------------------------|-----------------------------------------|
+| a router that masquerades, a neighbour, a container   | near(): gateways, on-link private nets  |
+| a proxy that hands on who its clients are             | ports: by the mail server's settings    |
+| a load balancer, or any other that brings most mail   | CARRIES of the host's mails come by it  |
+
+To list one of them would cost the host all of its mail, or its own programs theirs. So none is
+listed by its score, or deferred; but each of their sessions is looked at by itself, not as one of
+many of one peer, and those of no use are ended like anybody's while slots run short.
+"""
+
+from collections.abc import Callable, Collection
+from math import exp2, log
+
+from dpsd.core.scores import Peer
+
+CARRIES = 0.9  # share of the host's mails that one peer brings, of MAILS at least
+MAILS = 20.0
+FADE = 3600.0  # seconds in which mails count for half
+PAUSES = 3.0  # times as long as usual without a mail of its: then it is no longer so
+CANDIDATES = 8  # peers whose mails are counted; who brings more than a ninth is among them
+
+
+class Relays:
+    """Tells who is one. near: whether a peer, by its key, is a gateway or of this host's own
+    private networks; ports: on which only proxies connect.
+    """
+
+    def __init__(self) -> None:
+        self.near: Callable[[bytes], bool] = lambda _: False
+        self.ports: Collection[int] = ()
+        self._mails: dict[bytes, float] = {}
+        self._all = 0.0
+        self._at = 0.0
+        self._carrier: bytes | None = None
+        self._until = 0.0  # when it isn't one any more, unless it brings another mail
+
+    def holds(self, peer: Peer, port: int, now: float) -> bool:
+        """Whether this peer is one, on this port."""
+        carries = peer.key == self._carrier and now < self._until
+        return carries or port in self.ports or self.near(peer.key)
+
+    def earned(self, peer: Peer, mails: float, now: float) -> None:
+        """A peer brought mails: are these nearly all that the host gets?"""
+        fade = exp2((self._at - now) / FADE)
+        if fade < 0.99:
+            self._mails = {key: number * fade for key, number in self._mails.items()}
+            self._all *= fade
+            self._at = now
+        self._all += mails
+        counted = self._mails
+        if peer.key in counted or len(counted) < CANDIDATES:
+            counted[peer.key] = counted.get(peer.key, 0.0) + mails
+        else:  # all of them pay for one that isn't counted
+            counted = {key: number - mails for key, number in counted.items() if number > mails}
+            self._mails = counted
+        first = max(counted, key=counted.__getitem__, default=None)
+        carries = first is not None and counted[first] >= max(MAILS, CARRIES * self._all)
+        self._carrier = first if carries else None
+        if peer.key == first:
+            self._until = now + PAUSES * FADE / counted[first] / log(2.0)
