@@ -102,6 +102,7 @@ def set_relays(engine: Engine, host: Host, said: Mta | None) -> None:
     def near(key: bytes) -> bool:
         return host.is_relay(engine.size.network_of_key(key))
 
+    engine.live_among(host.own)
     engine.relays.near = near
     engine.relays.ports = said.proxied if said is not None else ()
 

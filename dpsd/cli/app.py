@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from dpsd import __version__
-from dpsd.cli import output
+from dpsd.cli import output, own
 from dpsd.config import DEFAULT_PATH, Config, load, parse_duration
 from dpsd.core.lists import OPERATOR, ListName
 from dpsd.core.peers import Network, PeerSize
@@ -468,7 +468,7 @@ def _config(ctx: typer.Context, here: Path | None) -> Config:
 def _network(text: str, size: PeerSize) -> Network:
     """The network that PEER means; the user is told when a bare address means more than itself."""
     try:
-        network = size.parse(text)
+        network = own.neighbours(size).parse(text)
     except ValueError as error:
         raise BadArgument(str(error)) from None
     if "/" not in text and network.num_addresses > 1:

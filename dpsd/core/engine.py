@@ -138,6 +138,12 @@ class Engine:
         self._searched: Iterator[Session] = iter(())
         self.apply(policy)
 
+    def live_among(self, addresses: Iterable[bytes]) -> None:
+        """In the /64s of these packed addresses, the host's own, each address is a peer."""
+        self.size = self.size.with_alone(addresses)
+        self.scores.size = self.size
+        self.sessions.size = self.size
+
     def apply(self, policy: Policy) -> None:
         """Go on with another policy."""
         self._given = policy
@@ -449,8 +455,10 @@ class Engine:
     def sessions_of(self, network: Network) -> list[Key]:
         """The open sessions from a peer, but for those of addresses that are white. Those of a
         wider prefix are looked for in the ticks to come: see Passed.listed."""
-        peer = self.scores.get(self.size.key(network.network_address.packed))
-        if network.prefixlen < self.size.prefix(network.version):
+        address, size = network.network_address.packed, self.size
+        peer = self.scores.get(size.key(address))
+        shared = size.is_alone(address) and not size.is_peer(network)
+        if network.prefixlen < self.size.prefix(network.version) or shared:
             self._wide.append(network)
             return []
         if peer is None:

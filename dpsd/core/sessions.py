@@ -159,7 +159,7 @@ class Sessions:
         self.scope: Scope = (0, 0)  # of the dump that runs or was the last
         self.endpoints = endpoints
         self._scores = scores
-        self._size = scores.size
+        self.size = scores.size
         self._open: dict[Key, Session] = {}
         self.ungreeted: dict[Key, Session] = {}  # the server has said nothing in them; oldest first
         self.greeted: dict[int, float] = {}  # when the newest of the others was opened, by port
@@ -261,7 +261,7 @@ class Sessions:
         peer, server, _, port = self.endpoints(key)
         if key in self._open or not self.protects(server, port):
             return None
-        return Session(key, self._scores.peer(self._size.key(peer), now), port, ESTABLISHED, now)
+        return Session(key, self._scores.peer(self.size.key(peer), now), port, ESTABLISHED, now)
 
     def told(self, session: Session, word: Word, now: float) -> Progress:
         """Take what the server's socket knows of an open session."""
@@ -352,7 +352,7 @@ class Sessions:
         address, server, _, port = self.endpoints(key)
         if not self.protects(server, port):
             return None
-        peer = self._scores.peer(self._size.key(address), now)
+        peer = self._scores.peer(self.size.key(address), now)
         peer.relay = self.is_relay(peer, port, now)
         session = Session(key, peer, port, ESTABLISHED, now)
         self._open[key] = peer.sessions[key] = self.ungreeted[key] = session
@@ -437,7 +437,7 @@ class Sessions:
         if self.protects(server, port):
             gone = session
             if gone is None:
-                peer = self._scores.peer(self._size.key(address), now)
+                peer = self._scores.peer(self.size.key(address), now)
                 gone = Session(key, peer, port, state, now)
             notes.append((GONE, gone, measure))
 
@@ -559,7 +559,7 @@ class Sessions:
 
     def version(self, session: Session) -> int:
         """The IP version of a session, 4 or 6."""
-        return 4 if len(session.peer.key) == self._size.ipv4 >> 3 else 6
+        return 4 if len(session.peer.key) == self.size.ipv4 >> 3 else 6
 
 
 def _closer(flags: int, server_flags: int) -> Side:

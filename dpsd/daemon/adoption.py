@@ -34,7 +34,7 @@ async def adoptable(engine: Engine, guard: Guard, keeper: Keeper, clock: Clock) 
     found = {
         element: until
         for element, until in found.items()
-        if (is_lost or engine.size.is_peer(element[1])) and lists.get(*element) is None
+        if (is_lost or engine.size.is_whole(element[1])) and lists.get(*element) is None
     }
     if not found:
         return []

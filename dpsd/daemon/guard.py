@@ -159,7 +159,7 @@ class Guard:
                     raise KernelError("table inet dpsd could not be loaded")
             return
         try:
-            if len(changes) <= FEW and all(self.table.spec.size.is_peer(c.peer) for c in changes):
+            if len(changes) <= FEW and all(self.table.spec.size.is_whole(c.peer) for c in changes):
                 self.table.apply(changes, self._clock.now())  # no verdict comes between
             else:
                 await self._run(self.table.apply, changes)
