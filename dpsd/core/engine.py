@@ -29,7 +29,6 @@ from dpsd.core.numbers import SPARED, STOOD_STILL
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.pressure import Stress
-from dpsd.core.relays import Relays
 from dpsd.core.retries import Retries
 from dpsd.core.scores import Peer, Scores
 from dpsd.core.sessions import (
@@ -121,8 +120,8 @@ class Engine:
         self._retries = Retries()
         self._half_closed = HalfClosed(self.sessions.lingering)
         self.witness = Witness(self.sessions)
-        self.relays = Relays()
-        self.sessions.is_relay, self.scores.earned = self.relays.holds, self.relays.earned
+        self.relays = self.sessions.relays
+        self.scores.earned = self.relays.earned
         self.pressers: dict[bytes, float] = {}  # spared peers of no use, and relays: when last
         self.capacity = Capacity(self.sessions)
         self.blocks: dict[Network, list[float]] = {}  # when which peer was blocked by its score

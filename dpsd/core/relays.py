@@ -3,6 +3,7 @@
 | who                                                   | known by                                |
 |-------------------------------------------------------|-----------------------------------------|
 | a router that masquerades, a neighbour, a container   | near(): gateways, on-link private nets  |
+| the host's own public address, behind a 1:1 NAT       | a session to it comes back from it      |
 | a proxy that hands on who its clients are             | ports: by the mail server's settings    |
 | a load balancer, or any other that brings most mail   | CARRIES of the host's mails come by it  |
 
@@ -20,6 +21,9 @@ CARRIES = 0.9  # share of the host's mails that one peer brings, of MAILS at lea
 MAILS = 20.0
 FADE = 3600.0  # seconds in which mails count for half
 PAUSES = 3.0  # times as long as usual without a mail of its: then it is no longer so
+RETURNS_WITHIN = 5.0  # seconds
+RETURNS = 2  # sessions that came back to the host which had opened them
+OUTGOING, HAIRPINS = 1_000, 16  # sessions, and addresses, that are remembered for that
 CANDIDATES = 8  # peers whose mails are counted; who brings more than a ninth is among them
 
 
@@ -31,16 +35,34 @@ class Relays:
     def __init__(self) -> None:
         self.near: Callable[[bytes], bool] = lambda _: False
         self.ports: Collection[int] = ()
+        self._outgoing: dict[tuple[bytes, int], float] = {}  # oldest first
+        self._hairpins: dict[bytes, int] = {}
         self._mails: dict[bytes, float] = {}
         self._all = 0.0
         self._at = 0.0
         self._carrier: bytes | None = None
         self._until = 0.0  # when it isn't one any more, unless it brings another mail
 
+    def went_out(self, to: bytes, own_port: int, now: float) -> None:
+        """This host opened a session to a packed address, by this port of its own."""
+        self._outgoing.pop((to, own_port), None)
+        self._outgoing[to, own_port] = now
+        if len(self._outgoing) > OUTGOING:
+            del self._outgoing[next(iter(self._outgoing))]
+
+    def came_in(self, address: bytes, port: int, key: bytes, now: float) -> None:
+        """A peer opened a session: is it one that went out, and was translated on its way?"""
+        if self._outgoing and (went := self._outgoing.pop((address, port), None)) is not None:
+            if now - went > RETURNS_WITHIN:
+                return
+            if key in self._hairpins or len(self._hairpins) < HAIRPINS:
+                self._hairpins[key] = self._hairpins.get(key, 0) + 1
+
     def holds(self, peer: Peer, port: int, now: float) -> bool:
         """Whether this peer is one, on this port."""
         carries = peer.key == self._carrier and now < self._until
-        return carries or port in self.ports or self.near(peer.key)
+        comes_back = self._hairpins.get(peer.key, 0) >= RETURNS
+        return carries or comes_back or port in self.ports or self.near(peer.key)
 
     def earned(self, peer: Peer, mails: float, now: float) -> None:
         """A peer brought mails: are these nearly all that the host gets?"""

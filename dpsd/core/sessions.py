@@ -33,6 +33,7 @@ from dpsd.core.events import (
 )
 from dpsd.core.latency import Server
 from dpsd.core.payload import answered, said, shakes_again
+from dpsd.core.relays import Relays
 from dpsd.core.scores import Peer, Scores
 from dpsd.core.turn import GREETING, Progress
 
@@ -164,7 +165,7 @@ class Sessions:
         self.ungreeted: dict[Key, Session] = {}  # the server has said nothing in them; oldest first
         self.greeted: dict[int, float] = {}  # when the newest of the others was opened, by port
         self._served: Counter[int] = Counter()  # of _keeping, those that the server has greeted
-        self.is_relay: Callable[[Peer, int, float], bool] = lambda *_: False  # see relays.py
+        self.relays = Relays()
         self.never_had: Collection[Key] = ()  # sessions that the server has no socket of
         self._deadlines: list[tuple[float, int, Session, int, float]] = []
         self._serial = 0
@@ -349,11 +350,15 @@ class Sessions:
             self.losses += 1
 
     def _begin(self, key: Key, note: Note, now: float, notes: list[Noted]) -> Session | None:
-        address, server, _, port = self.endpoints(key)
+        address, server, peer_port, port = self.endpoints(key)
         if not self.protects(server, port):
+            if note == OPENED:  # an own one, or somebody else's business
+                self.relays.went_out(server, peer_port, now)
             return None
         peer = self._scores.peer(self.size.key(address), now)
-        peer.relay = self.is_relay(peer, port, now)
+        if note == OPENED:
+            self.relays.came_in(address, peer_port, peer.key, now)
+        peer.relay = self.relays.holds(peer, port, now)
         session = Session(key, peer, port, ESTABLISHED, now)
         self._open[key] = peer.sessions[key] = self.ungreeted[key] = session
         self.counts[ESTABLISHED] += 1

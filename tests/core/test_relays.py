@@ -132,3 +132,35 @@ def test_of_very_many_senders_nobody_does() -> None:
         last = brings(relays, f"10.1.{number >> 8}.{number & 255}", 1, float(number))
         assert not relays.holds(last, 25, float(number))
     assert len(relays._mails) <= 8
+
+
+def test_the_hosts_own_public_address_behind_a_nat() -> None:
+    """Row A11: what the host opens to that comes back from it, by the same port."""
+    stage = Stage(dict(RULES), dumps=0.5)
+    for number in (1, 2):
+        stage.play(f"0 192.0.2.25#{number}>{A} {HELD}")  # goes out
+        stage.play(f"0 {A}#{number} {HELD}")  # and comes back
+    crowd(stage, A)
+    assert stage.listed == []
+    assert crowd(stage, B, 30).listed == [B]
+
+
+def test_a_server_that_is_written_to_and_writes_is_none() -> None:
+    stage = Stage(dict(RULES), dumps=0.5)
+    for number in range(1, 9):
+        stage.play(f"0 192.0.2.25#{number}>{A} {HELD}").play(f"0 {A}#{100 + number} {HELD}")
+    stage.until(10)  # from now on by the same ports
+    assert crowd(stage, A, 30).listed == [A]
+
+
+def test_what_went_out_is_remembered_within_bounds() -> None:
+    relays = Relays()
+    for port in range(10_000):
+        relays.went_out(key(A), port, 0.0)
+        relays.went_out(key(A), port, 0.0)
+    assert len(relays._outgoing) == 1_000
+    for number in range(100):
+        address = key(f"203.0.113.{number}")
+        relays.went_out(address, 1, 0.0)
+        relays.came_in(address, 1, address, 1.0)
+    assert len(relays._hairpins) == 16
