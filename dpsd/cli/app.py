@@ -346,7 +346,7 @@ def _check(ctx: typer.Context, config: Optional[Path] = _HERE) -> None:
       dpsd check --config dpsd.toml.new
     """
     from dpsd import assembly
-    from dpsd.cli.status import mail_server_warnings, store_problem
+    from dpsd.cli.status import daemon_warnings, mail_server_warnings, store_problem
     from dpsd.kernel.abilities import problems
 
     settings = _config(ctx, config)
@@ -361,6 +361,9 @@ def _check(ctx: typer.Context, config: Optional[Path] = _HERE) -> None:
         codes.append({"warning": 0, "forbidden": NotPermitted.exit_code}.get(problem.severity, 69))
     mta = assembly.ask(settings)
     for warning in mail_server_warnings(mta):
+        output.write(f"warning: {warning}")
+        codes.append(0)
+    for warning in daemon_warnings(settings):
         output.write(f"warning: {warning}")
         codes.append(0)
     if settings.protect.slots is None:

@@ -15,6 +15,8 @@ from dpsd.store import Node, Store
 
 Json = dict[str, Any]
 
+UNSEEN = 3  # sessions that conntrack may not know since they have just begun
+
 
 def status(store: Store, now: float) -> Json:
     """The daemon's last word, if it runs, and what is in the store."""
@@ -128,6 +130,31 @@ def mail_server_warnings(mta: Mta) -> Iterator[str]:
             " sessions come from a load balancer: nobody is listed there, those of no use are"
             " ended one by one; run dpsd on the load balancer's host as well"
         )
+
+
+def daemon_warnings(config: Config) -> Iterator[str]:
+    """What the running daemon, if there is one, can't see or end."""
+    path = Path(config.store.url.removeprefix("sqlite://"))
+    if path.is_symlink() or not path.exists() or not path.stat().st_size:
+        return
+    try:
+        with Store.open(config.store.url) as store:
+            node = latest_node(store) if store.claimed() else None
+    except DpsdError:
+        return  # told by store_problem()
+    told = {} if node is None else node.status
+    sessions = told.get("sessions", {})
+    if told.get("blind"):
+        yield "events are missing, so nobody is judged at the moment"
+    if (unseen := sessions.get("unseen", 0)) > UNSEEN:
+        yield told_by_sockets(sessions["sockets"], unseen)
+    for why, number in told.get("not_ended_why", {}).items():
+        yield f"sessions were not ended, {number} times: {WORDS.get(why, why)}"
+    for each in told.get("pressing", ()):
+        yield f"{each['peer']} keeps {each['sessions']} sessions: {each['why']}"
+    for each in told.get("slots", ()):
+        if ", but the server was full at " in each["source"]:
+            yield f"slots {each['slots']}: {each['source']}; protect.slots is too high"
 
 
 def store_problem(config: Config) -> DpsdError | None:

@@ -233,3 +233,12 @@ def test_its_own_private_networks(resolv_conf: Path) -> None:
         assert not here.is_relay(net(stranger)), stranger
     run("ip address add 10.0.0.1/8 dev near")  # nobody's own network is as wide
     assert not look(resolv_conf).is_relay(net("10.77.0.1"))
+
+
+@pytest.mark.usefixtures("wire")
+def test_addresses_in_a_vrf_are_its_own(resolv_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row A14: they aren't in the table of local routes; this kernel may have no VRFs."""
+    monkeypatch.setattr(host, "_routes", lambda *_: iter(()))
+    here = look(resolv_conf)
+    assert here.is_own(packed("192.0.2.1"))
+    assert here.is_own(packed("2001:db8:1::1"))
