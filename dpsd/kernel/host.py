@@ -52,7 +52,7 @@ class Host:
     """What the routing tables and resolv.conf say of this host.
 
     own: packed addresses; own_prefixes: whole local prefixes, 127.0.0.0/8 at least; gateways: of
-    default routes; links: the networks of its interfaces' addresses, without their point to point.
+    default routes; links: private networks of its interfaces' addresses.
     """
 
     own: frozenset[bytes] = frozenset()
@@ -64,19 +64,7 @@ class Host:
     def is_relay(self, network: Network) -> bool:
         """Whether a peer is a gateway, or on a private network that is on link: of containers, of
         a site's own hosts."""
-        return any(network == each for each in self.gateways) or any(
-            network.version == link.version and network.subnet_of(link)  # type: ignore[arg-type]
-            for link in self._private_links
-        )
-
-    @cached_property
-    def _private_links(self) -> tuple[Network, ...]:
-        return tuple(
-            link
-            for link in self.links
-            if link.prefixlen >= WIDEST_LINK[link.version]
-            and any(link.version == each.version and link.subnet_of(each) for each in PRIVATE)  # type: ignore[arg-type]
-        )
+        return network in self.gateways or any(_within(network, each) for each in self.links)
 
     def is_own(self, address: bytes) -> bool:
         """Whether a packed address is this host's."""
@@ -115,7 +103,8 @@ def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
     for family in (AF_INET, AF_INET6):
         for address, network in _addresses(family):
             own.add(address)
-            links[network] = None
+            if network.prefixlen >= WIDEST_LINK[network.version] and _is_private(network):
+                links[network] = None
         for route in _routes(family, LOCAL_TABLE):
             if route.table == LOCAL_TABLE and route.type == RTN_LOCAL:
                 _add_local(route, own, prefixes)
@@ -125,6 +114,14 @@ def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
     order = sorted(gateways, key=str)  # so that the same routes make the same host
     servers = tuple(_name_servers(resolv_conf))
     return Host(frozenset(own), tuple(prefixes), tuple(order), servers, tuple(links))
+
+
+def _is_private(network: Network) -> bool:
+    return any(_within(network, each) for each in PRIVATE)
+
+
+def _within(network: Network, wider: Network) -> bool:
+    return network.version == wider.version and network.subnet_of(wider)  # type: ignore[arg-type]
 
 
 class Changes:
