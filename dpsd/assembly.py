@@ -103,8 +103,7 @@ def set_relays(engine: Engine, host: Host, said: Mta | None) -> None:
         return host.is_relay(engine.size.network_of_key(key))
 
     engine.live_among(host.own)
-    engine.relays.near = near
-    engine.relays.ports = said.proxied if said is not None else ()
+    engine.relays.set(near, said.proxied if said is not None else ())
 
 
 def protects(config: Config, host: Host) -> Callable[[bytes, int], bool]:

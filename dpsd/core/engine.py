@@ -248,6 +248,7 @@ class Engine:
         stood = missed > STOOD_STILL
         if stood:
             self.unseen = None
+        self.relays.tick(now)
         if not self.blind and self.capacity.look(now):
             self.apply(self._given)
         closing = (self.sessions.closing() + len(self._half_closed)) / self.policy.slots

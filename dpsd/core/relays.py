@@ -29,13 +29,15 @@ CANDIDATES = 8  # peers whose mails are counted; who brings more than a ninth is
 
 class Relays:
     """Tells who is one. near: whether a peer, by its key, is a gateway or of this host's own
-    private networks; ports: on which only proxies connect.
+    private networks; ports: on which only proxies connect; changes: how often anything of it did;
+    outgoing: sessions that the host opened, by address and own port, and when.
     """
 
     def __init__(self) -> None:
         self.near: Callable[[bytes], bool] = lambda _: False
         self.ports: Collection[int] = ()
-        self._outgoing: dict[tuple[bytes, int], float] = {}  # oldest first
+        self.changes = 0
+        self.outgoing: dict[tuple[bytes, int], float] = {}  # oldest first
         self._hairpins: dict[bytes, int] = {}
         self._mails: dict[bytes, float] = {}
         self._all = 0.0
@@ -43,20 +45,36 @@ class Relays:
         self._carrier: bytes | None = None
         self._until = 0.0  # when it isn't one any more, unless it brings another mail
 
+    def set(self, near: Callable[[bytes], bool], ports: Collection[int]) -> None:
+        """Go on with others."""
+        self.near, self.ports = near, ports
+        self.changes += 1
+
+    def look_at(self, peer: Peer, port: int, now: float) -> None:
+        """Note of a peer that opens a session to this port whether it is one."""
+        peer.relay, peer.relay_since = self.holds(peer, port, now), self.changes
+
+    def tick(self, now: float) -> None:
+        """Let time pass: who brings no more mail carries none."""
+        if self._carrier is not None and now >= self._until:
+            self._carrier = None
+            self.changes += 1
+
     def went_out(self, to: bytes, own_port: int, now: float) -> None:
         """This host opened a session to a packed address, by this port of its own."""
-        self._outgoing.pop((to, own_port), None)
-        self._outgoing[to, own_port] = now
-        if len(self._outgoing) > OUTGOING:
-            del self._outgoing[next(iter(self._outgoing))]
+        self.outgoing.pop((to, own_port), None)
+        self.outgoing[to, own_port] = now
+        if len(self.outgoing) > OUTGOING:
+            del self.outgoing[next(iter(self.outgoing))]
 
     def came_in(self, address: bytes, port: int, key: bytes, now: float) -> None:
         """A peer opened a session: is it one that went out, and was translated on its way?"""
-        if self._outgoing and (went := self._outgoing.pop((address, port), None)) is not None:
+        if (went := self.outgoing.pop((address, port), None)) is not None:
             if now - went > RETURNS_WITHIN:
                 return
             if key in self._hairpins or len(self._hairpins) < HAIRPINS:
                 self._hairpins[key] = self._hairpins.get(key, 0) + 1
+                self.changes += 1
 
     def holds(self, peer: Peer, port: int, now: float) -> bool:
         """Whether this peer is one, on this port."""
@@ -80,6 +98,8 @@ class Relays:
             self._mails = counted
         first = max(counted, key=counted.__getitem__, default=None)
         carries = first is not None and counted[first] >= max(MAILS, CARRIES * self._all)
-        self._carrier = first if carries else None
+        carrier = first if carries else None
+        self.changes += carrier != self._carrier
+        self._carrier = carrier
         if peer.key == first:
             self._until = now + PAUSES * FADE / counted[first] / log(2.0)

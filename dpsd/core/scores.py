@@ -39,7 +39,7 @@ class Peer:
         *("at", "charged", "credit", "credited_at", "deferrals", "deferred_until", "delivers"),
         *("ended_at", "evidence", "held"),
         *("excuse", "idle", "idle_at", "key", "listed", "opened", "refilled", "score", "second"),
-        *("mailed_at", "relay", "returned_since", "sessions"),
+        *("mailed_at", "relay", "relay_since", "returned_since", "sessions"),
         *("time_wait", "time_wait_epoch", "tokens"),
     )
 
@@ -59,6 +59,7 @@ class Peer:
         self.listed = self.delivers = self.relay = False
         self.ended_at = self.deferred_until = -math.inf
         self.deferrals = self.held = 0
+        self.relay_since = -1  # as of which of Relays.changes it is known whether it is one
         self.charged = 0.0
         self.returned_since = math.inf
         self.idle = 0.0

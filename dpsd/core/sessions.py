@@ -295,7 +295,7 @@ class Sessions:
         if progress is None:
             progress = session.progress = self._progress(session)
         progress.look(said, answered, self.server, now, progress.replies + 1)
-        if answered:
+        if answered and session.key in self.ungreeted:
             self._is_greeted(session)
 
     def lose(self, keys: Collection[Key]) -> None:
@@ -356,14 +356,16 @@ class Sessions:
                 self.relays.went_out(server, peer_port, now)
             return None
         peer = self._scores.peer(self.size.key(address), now)
-        if note == OPENED:
-            self.relays.came_in(address, peer_port, peer.key, now)
-        peer.relay = self.relays.holds(peer, port, now)
+        relays = self.relays
+        if relays.outgoing and note == OPENED:
+            relays.came_in(address, peer_port, peer.key, now)
+        if peer.relay_since != relays.changes or relays.ports:
+            relays.look_at(peer, port, now)
         session = Session(key, peer, port, ESTABLISHED, now)
         self._open[key] = peer.sessions[key] = self.ungreeted[key] = session
         self.counts[ESTABLISHED] += 1
         self._established[port] += 1
-        self._keep(session, 1)
+        self._keeping[port] += 1
         notes.append((note, session, None))
         return session
 
@@ -481,7 +483,8 @@ class Sessions:
             spoken, replies = said(measure, version), measure.reply_packets or 0
             progress.look(spoken, reply, self.server, now, replies)
             if progress.answered:
-                self._is_greeted(session)
+                if session.key in self.ungreeted:
+                    self._is_greeted(session)
             else:
                 unheard = shakes_again(measure, version) or session.key in self.never_had
                 queued = now - session.since > QUEUED_FOR and progress.turn == GREETING
@@ -509,10 +512,11 @@ class Sessions:
     def _is_greeted(self, session: Session) -> None:
         """The server has said something."""
         self._is_lost(session, False)
-        if self.ungreeted.pop(session.key, None) is not None:
-            port = session.port
-            self._served[port] += 1
-            self.greeted[port] = max(self.greeted.get(port, 0.0), session.since)
+        del self.ungreeted[session.key]
+        port = session.port
+        self._served[port] += 1
+        if session.since > self.greeted.get(port, -1.0):
+            self.greeted[port] = session.since
 
     def _keep(self, session: Session, change: int) -> None:
         """The session keeps a slot, or waits for one, from now on (1), or no longer (-1)."""

@@ -36,9 +36,9 @@ def test_a_relay_is_not_listed_and_its_useless_sessions_are_ended(how: str) -> N
     stage = Stage(dict(RULES), dumps=0.5)
     relays = stage.engine.relays
     if how == "near":
-        relays.near = lambda peer: peer == key(C)
+        relays.set(lambda peer: peer == key(C), ())
     elif how == "proxy":
-        relays.ports = frozenset([25])
+        relays.set(lambda _: False, frozenset([25]))
     crowd(stage, C, mails=50.0 if how == "carries" else 0.0)
     assert stage.listed == []
     assert stage.deferred == []
@@ -54,7 +54,7 @@ def test_who_is_none_is_listed() -> None:
 def test_each_of_a_relays_sessions_is_looked_at_by_itself() -> None:
     """Otherwise its mail would pay for everybody's useless sessions."""
     stage = Stage(dict(RULES), dumps=0.5)
-    stage.engine.relays.near = lambda peer: peer == key(C)
+    stage.engine.relays.set(lambda peer: peer == key(C), ())
     for number in range(30):
         stage.play(f"0 {C}#{number + 1} {HELD} says=12 hears=40")
     stage.play(f"0 {C}#99 {HELD} says=12 hears=40")
@@ -72,7 +72,7 @@ def test_behind_the_gateway_may_be_anybody() -> None:
     """Row A7: it is white, so that it is never dropped."""
     stage = Stage(dict(RULES), dumps=0.5, immune=lambda each: each == network(C))
     stage.engine.lists.put(white(C, HOST, GATEWAY))
-    stage.engine.relays.near = lambda peer: peer == key(C)
+    stage.engine.relays.set(lambda peer: peer == key(C), ())
     crowd(stage, C, 3)
     assert len(stage.ended) > 10
     assert stage.listed == []
@@ -85,7 +85,7 @@ def test_unless_somebody_said_that_it_is_white() -> None:
     stage = Stage(dict(RULES), dumps=0.5)
     stage.engine.lists.put(white(C, HOST, GATEWAY))
     stage.engine.lists.put(white("10.20.0.0/24", "operator", "our site"))
-    stage.engine.relays.near = lambda peer: peer == key(C)
+    stage.engine.relays.set(lambda peer: peer == key(C), ())
     crowd(stage, C, 2)
     assert stage.ended == []
     (named,) = stage.engine.pressing(stage.now)
@@ -158,7 +158,7 @@ def test_what_went_out_is_remembered_within_bounds() -> None:
     for port in range(10_000):
         relays.went_out(key(A), port, 0.0)
         relays.went_out(key(A), port, 0.0)
-    assert len(relays._outgoing) == 1_000
+    assert len(relays.outgoing) == 1_000
     for number in range(100):
         address = key(f"203.0.113.{number}")
         relays.went_out(address, 1, 0.0)
