@@ -185,7 +185,7 @@ class Daemon:
         """Look at the table if it is time, and let time pass; more often while slots run short."""
         await self._dump()
         await self._tick()
-        if self._sockets.begin_look():
+        if self._sockets.begin_look(time.monotonic()):
             protect = self._config.protect
             self._schedule.beside(self._sockets.look(protect.ports, bool(protect.addresses)))
         for _ in range(HURRIED - 1):

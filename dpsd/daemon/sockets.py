@@ -48,9 +48,9 @@ class Sockets:
         self._failing = False  # and that was told
         self._told_at = float("-inf")
 
-    def begin_look(self) -> bool:
-        """Whether it is time for a look; then look() has to follow."""
-        engine, now = self._engine, time.monotonic()
+    def begin_look(self, now: float) -> bool:
+        """Whether it is time for a look, by the steady clock; then look() has to follow."""
+        engine = self._engine
         every = EVERY_HURRY if self._hurries or engine.stress else EVERY
         if engine.stress and len(engine.witness):
             every = EVERY_PRESSED
@@ -83,7 +83,9 @@ class Sockets:
 
     async def _look(self, ports: Sequence[int]) -> None:
         began = self._clock.now()
-        sockets, self._cost = await asyncio.to_thread(_timed, sockdiag.held, ports)
+        sockets, cost = await asyncio.to_thread(_timed, sockdiag.held, ports)
+        # One look may be dear by chance; the first one always is.
+        self._cost = min(cost, max(2 * self._cost, EVERY * SHARE))
         holding = [key for key, state in sockets.items() if state in HOLD]
         untold: list[Any] = []
         for start in range(0, len(holding), SLICE):

@@ -18,8 +18,9 @@ def test_a_masquerading_router(host: MailHost, make: Make, gateway: str) -> None
     for _ in range(3 * SLOTS):
         host.session(gateway)
     assert eventually(lambda: len(host.server.open) <= SLOTS, 30)
+    named = f"{gateway} makes the pressure with"
+    assert eventually(lambda: named in daemon.log.read_text(encoding="utf-8"))
     log = daemon.log.read_text(encoding="utf-8")
-    assert f"{gateway} makes the pressure with" in log
     assert "ended one by one" in log
     assert "open no new one" not in log or "; 0 peers may open no new one" in log
     assert not daemon.json("list", "block")

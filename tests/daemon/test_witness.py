@@ -134,7 +134,8 @@ def test_at_rest_nothing_is_told(host: MailHost, make: Make) -> None:
     daemon = make(protect={"slots": 100})
     daemon.start()
     held = [host.session(peer) for peer in PEERS]
-    assert eventually(lambda: status(daemon, "open", "sockets", "unseen") == [12, 12, 0])
+    names = ("open", "sockets", "unseen")
+    assert eventually(lambda: status(daemon, *names) == [12, 12, 0]), status(daemon, *names)
     assert status(daemon, "never_had") == [0]
     assert "conntrack knows" not in daemon.log.read_text(encoding="utf-8")
     assert "conntrack knows" not in daemon.cli("status").stdout
