@@ -91,7 +91,19 @@ def engine(config: Config, host: Host, lists: Lists) -> Engine:
         host.is_near,
     )
     made.sessions.established_for = config.forget.established
+    set_relays(made, host, None)
     return made
+
+
+def set_relays(engine: Engine, host: Host, said: Mta | None) -> None:
+    """Whose sessions are other people's, by this host's networks and its mail server."""
+
+    @lru_cache(4096)
+    def near(key: bytes) -> bool:
+        return host.is_relay(engine.size.network_of_key(key))
+
+    engine.live_among(host.own)
+    engine.relays.set(near, said.proxied if said is not None else ())
 
 
 def protects(config: Config, host: Host) -> Callable[[bytes, int], bool]:
@@ -119,7 +131,7 @@ def white(config: Config, host: Host, said: Mta | None) -> Given:
     own = sorted((ip_network(address) for address in host.own), key=str)
     for reason, near in (
         (given.OWN, (*host.own_prefixes, *(each for each in own if not each.is_link_local))),
-        ("gateway", host.gateways),
+        (given.GATEWAY, host.gateways),
         ("name server", host.name_servers),
     ):
         found += [given.entry(peer, given.HOST, reason) for peer in near if _is_plausible(peer)]

@@ -297,13 +297,23 @@ def test_what_the_configuration_allows_stays(dpsd: Run, url: str) -> None:
     assert "by the configuration" in dpsd("disallow", "198.51.100.0/24").err
 
 
-@pytest.mark.parametrize("peer", ["192.0.2.1", "192.0.2.0/24", "2001:db8::5", "2001:db8::/32"])
+@pytest.mark.parametrize("peer", ["192.0.2.1", "192.0.2.0/24", "2001:db8::1", "2001:db8::/64"])
 @pytest.mark.parametrize("how", [[], ["--permanent"]])
 def test_this_host_cannot_be_blocked(dpsd: Run, peer: str, how: list[str]) -> None:
     said = dpsd("block", peer, *how)
     assert said.code == 2
     assert "can't be blocked: it covers this host's own address" in said.err
     assert listed(dpsd) == []
+
+
+def test_a_neighbour_in_the_hosts_own_prefix_is_a_peer_of_its_own(dpsd: Run) -> None:
+    """Row A10."""
+    said = dpsd("block", "2001:db8::5", "--for", "1h")
+    assert (said.code, said.err.split(" is ")[0]) == (0, "2001:db8::5/128")
+    assert listed(dpsd) == [("block", "2001:db8::5/128")]
+    assert dpsd("why", "2001:db8::5").code == 0
+    assert "block a neighbour as /128" in dpsd("block", "2001:db8::/64").err
+    assert dpsd("unblock", "2001:db8::5").code == 0
 
 
 def test_a_protected_server_cannot_be_blocked(dpsd: Run, config: Path) -> None:

@@ -33,7 +33,7 @@ KNOWS: dict[str, set[str]] = {
     },
     "dpsd.capture": {"core", "errors", "config", "kernel", "assembly", "daemon"},
     "dpsd.cli": {
-        *("core", "errors", "paths", "troff", "config", "kernel", "store", "assembly"),
+        *("core", "errors", "paths", "troff", "config", "kernel", "mta", "store", "assembly"),
         *("capture", "control", "daemon"),
     },
     "migrations": {"errors", "store"},

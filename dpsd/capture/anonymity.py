@@ -61,6 +61,7 @@ class Pseudonyms:
             tuple(map(self.network, about.host.own_prefixes)),
             tuple(map(self.network, about.host.gateways)),
             tuple(map(self.network, about.host.name_servers)),
+            tuple(map(self.network, about.host.links)),
         )
         return About(host, tuple(map(self.network, about.white)), anonymized=True)
 

@@ -38,6 +38,7 @@ class _Told(IntEnum):
     WHITE = 3
     ANONYMIZED = 4
     NAME_SERVER = 5
+    LINK = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class About:
             *((_Told.OWN, each) for each in (*own, *self.host.own_prefixes)),
             *((_Told.GATEWAY, each) for each in self.host.gateways),
             *((_Told.NAME_SERVER, each) for each in self.host.name_servers),
+            *((_Told.LINK, each) for each in self.host.links),
             *((_Told.WHITE, each) for each in self.white),
         ]
         body = b"".join(
@@ -87,7 +89,7 @@ class About:
         )
         wide = tuple(each for each in own if each.prefixlen < each.max_prefixlen)
         near = tuple(found[_Told.GATEWAY]), tuple(found[_Told.NAME_SERVER])
-        host = Host(single, wide, *near)
+        host = Host(single, wide, *near, tuple(found[_Told.LINK]))
         return cls(host, tuple(found[_Told.WHITE]), anonymized)
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dpsd import __version__
-from dpsd.cli import output
+from dpsd.cli import output, own
 from dpsd.cli.plain import typer
 from dpsd.config import Config, load, parse_duration
 from dpsd.core.lists import OPERATOR
@@ -44,7 +44,7 @@ def config_of(ctx: typer.Context, here: Path | None) -> Config:
 def network_of(text: str, size: PeerSize) -> Network:
     """The network that PEER means; the user is told when a bare address means more than itself."""
     try:
-        network = size.parse(text)
+        network = own.neighbours(size).parse(text)
     except ValueError as error:
         raise BadArgument(str(error)) from None
     if "/" not in text and network.num_addresses > 1:

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from dpsd import assembly
 from dpsd.cli import output
-from dpsd.cli.status import latest_node, slots_line
+from dpsd.cli.status import UNSEEN, Json, latest_node, slots_line
 from dpsd.config import Config
+from dpsd.core.story import told_by_sockets
 from dpsd.errors import DpsdError, NotPermitted, Unavailable
+from dpsd.kernel.ending.outcome import WORDS
 from dpsd.store import Store
 
 if TYPE_CHECKING:
     from dpsd.kernel.abilities import Problem
 
+LEARNED = " full at "  # in the words for slots that were learned
 _CODES = {"warning": 0, "forbidden": NotPermitted.exit_code}  # else 69
 
 
@@ -32,7 +35,8 @@ def check(config: Config, problems: Callable[[Config], Iterable["Problem"]]) -> 
         if problem.mend:
             output.write(f"  {problem.mend}")
         codes.append(_CODES.get(problem.severity, Unavailable.exit_code))
-    for warning in _mail_server(config, [] if error else daemons_slots(config)):
+    told = {} if error else _told(config)
+    for warning in (*_mail_server(config, told), *_daemon(told)):
         output.write(f"warning: {warning}")
         codes.append(0)
     if len(codes) == 1:
@@ -40,31 +44,58 @@ def check(config: Config, problems: Callable[[Config], Iterable["Problem"]]) -> 
     return max(codes)
 
 
-def _mail_server(config: Config, daemons: list[str]) -> Iterator[str]:
-    """Tell the slots; warnings about them. daemons: what a running daemon goes by."""
-    mta = assembly.ask(config)
+def _mail_server(config: Config, told: Json) -> Iterator[str]:
+    """Tell the slots; warnings about them, and what the mail server's settings keep dpsd from.
+
+    told: what a running daemon says.
+    """
+    mta, daemons = assembly.ask(config), list(map(slots_line, told.get("slots", [])))
     if mta.problem:
         yield f"the mail server can't be asked: {mta.problem}"
+    if mta.proxied:
+        ports = ", ".join(map(str, sorted(mta.proxied)))
+        yield (
+            f"port {ports}: Postfix expects the PROXY protocol (upstream_proxy_protocol), so all"
+            " sessions come from a load balancer: nobody is listed there, those of no use are"
+            " ended one by one; run dpsd on the load balancer's host as well"
+        )
     if config.protect.slots is not None:
         return
     here = [each.words(config.protect.ports) for each in assembly.slots(config, mta)]
     for each in daemons or here:
         output.say(f"slots: {each}")
-    if daemons and daemons != here and not mta.problem:
+    learned = any(LEARNED in each for each in daemons)
+    if daemons and daemons != here and not (mta.problem or learned):
         yield (
             f"the running daemon goes by these slots, but asked from here: {'; '.join(here)};"
             " systemctl reload dpsd, and if that doesn't help, set protect.slots"
         )
 
 
-def daemons_slots(config: Config) -> list[str]:
-    """The slots that the running daemon goes by, in words; none if none runs here."""
+def _daemon(told: Json) -> Iterator[str]:
+    """What the running daemon, if there is one, can't see or end."""
+    sessions = told.get("sessions", {})
+    if told.get("blind"):
+        yield "events are missing, so nobody is judged at the moment"
+    if (unseen := sessions.get("unseen", 0)) > UNSEEN:
+        yield told_by_sockets(sessions["sockets"], unseen)
+    for why, number in told.get("not_ended_why", {}).items():
+        yield f"sessions were not ended, {number} times: {WORDS.get(why, why)}"
+    for each in told.get("pressing", ()):
+        yield f"{each['peer']} keeps {each['sessions']} sessions: {each['why']}"
+    for each in told.get("slots", ()):
+        if ", but the server was full at " in each["source"]:
+            yield f"slots {each['slots']}: {each['source']}; protect.slots is too high"
+
+
+def _told(config: Config) -> Json:
+    """What the running daemon says of itself; nothing if none runs here."""
     path = _file(config)
-    if not path.exists():
-        return []
+    if path.is_symlink() or not path.exists() or not path.stat().st_size:
+        return {}
     with Store.open(config.store.url) as store:
         node = latest_node(store) if store.claimed() else None
-    return [] if node is None else list(map(slots_line, node.status.get("slots", [])))
+    return {} if node is None else node.status
 
 
 def store_problem(config: Config) -> DpsdError | None:

@@ -228,7 +228,8 @@ def check_own(config: Config, peer: Network) -> None:
     for address in own.addresses():
         if holds(peer, address):
             what = f"this host's own address {address.network_address}"
-            raise BadArgument(f"{name(peer)} can't be blocked: it covers {what}")
+            hint = "; block a neighbour as /128" if address.version == 6 else ""
+            raise BadArgument(f"{name(peer)} can't be blocked: it covers {what}{hint}")
     for protected in config.protect.addresses:
         if holds(peer, protected):
             what = f"{name(protected)}, which is protected (protect.addresses)"

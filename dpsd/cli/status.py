@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from dpsd.cli.output import counts, moment, moment_or_none
+from dpsd.core.story import told_by_sockets
 from dpsd.kernel.ending.outcome import WORDS
 from dpsd.store import Node, Store
 
 Json = dict[str, Any]
+
+UNSEEN = 3  # sessions that conntrack may not know since they have just begun
 
 
 def status(store: Store, now: float) -> Json:
@@ -72,9 +75,12 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
             yield "kernel", "counts no bytes of sessions: talk isn't told from mail"
         by_state = f" ({counts(sessions['by_state'])})" if sessions["by_state"] else ""
         yield "sessions", f"open {sessions['open']}{by_state}"
+        yield from _witnessed(sessions)
         if "not_ended_why" in told:
             yield from _endings(told)
         yield "peers", str(told["peers"])
+        for each in told.get("pressing", ()):
+            yield "", f"{each['peer']} keeps {each['sessions']} sessions: {each['why']}"
         if (deferred := told.get("deferred", {"times": 0}))["times"]:
             packets = deferred["packets"]
             yield "deferred", f"peers {deferred['times']} times, {packets} of their packets dropped"
@@ -93,6 +99,14 @@ def summary(told: Json) -> Iterator[tuple[str, str]]:
 def slots_line(told: Json) -> str:
     """A pool of slots as the daemon tells it, in one line."""
     return f"{told['slots']} for {', '.join(map(str, told['ports']))}: {told['source']}"
+
+
+def _witnessed(sessions: Json) -> Iterator[tuple[str, str]]:
+    """What the server's sockets tell that conntrack doesn't."""
+    if unseen := sessions.get("unseen"):
+        yield "", told_by_sockets(sessions["sockets"], unseen)
+    if never_had := sessions.get("never_had"):
+        yield "", f"{never_had} of them the server never had: its accept queue is full"
 
 
 def _endings(told: Json) -> Iterator[tuple[str, str]]:

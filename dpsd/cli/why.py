@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from math import inf, log2
 from typing import Any
 
+from dpsd.cli import own
 from dpsd.cli.output import moment, moment_or_none
 from dpsd.config import Config
 from dpsd.core import story
@@ -45,7 +46,8 @@ def why(store: Store, config: Config, asked: Network, now: float) -> Json:
     entries = sorted(store.covering(asked, now), key=_decides_first)
     history = [each for net in {asked, *(e.peer for e in entries)} for each in store.history(net)]
     # Scores are of whole peers, also when a part of one was asked for.
-    peer = asked.supernet(new_prefix=min(asked.prefixlen, size.prefix(asked.version)))
+    whole = asked.supernet(new_prefix=min(asked.prefixlen, size.prefix(asked.version)))
+    peer = asked if own.neighbours(size).is_peer(asked) else whole
     row = store.peer(peer)
     return {
         "known": bool(entries or history or row),

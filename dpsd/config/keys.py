@@ -48,7 +48,9 @@ class Protect:
         "How many sessions the mail server can hold at a time, over all ports together. What is"
         ' open, as a share of it, is the pressure. "auto": the mail server of this host is asked,'
         " which with Postfix gives a number for each of its services; `dpsd status` shows them."
-        " Where nobody can tell, it is 100.",
+        " Where nobody can tell, it is 100 until a full server shows what it holds: new sessions"
+        " wait for their greeting, while as many as ever are open. A number from the mail server"
+        " that is too high is corrected likewise; one that is set here holds.",
     )
     postfix: str = key(
         Folder(),

@@ -111,12 +111,12 @@ class Auction:
         if progress.turn == GREETING:
             return
         if progress.turn == DOUBT:
-            waited = (now - progress.since) / max(1, session.peer.open)
+            waited = (now - progress.since) / session.peer.rivals
             self._push(self._doubts, waited - RETURNED * _is_back(session), session)
         elif progress.turn == PEER or progress.own_by(now) + LOOK >= self.grace(session).seconds:
             if self._has_returned(session):
                 self._returned.append(session)
-            worth = progress.value / max(1, session.peer.open)
+            worth = progress.value / session.peer.rivals
             self._counting += worth >= self.price
             self._push(self._bids, worth, session)
 
@@ -156,7 +156,7 @@ class Auction:
             bid, _, session = heappop(self._bids)
             if session.doomed or session.state != State.ESTABLISHED or session.progress is None:
                 continue
-            left = held.get(session.peer.key, session.peer.open)
+            left = held.get(session.peer.key, session.peer.rivals)
             worth = session.progress.value / max(1, left)
             if worth > bid * 1.01 + 1e-9 and self._bids and worth > self._bids[0][0]:
                 self._push(self._bids, worth, session)  # its peer holds fewer by now
@@ -192,7 +192,7 @@ class Auction:
         Of those that hold few, `spared` stay."""
         found: list[Session] = []
         while len(found) < room and self._doubts:
-            if len(self._doubts) <= spared and self._doubts[0][2].peer.open <= few:
+            if len(self._doubts) <= spared and self._doubts[0][2].peer.rivals <= few:
                 break
             session = heappop(self._doubts)[2]
             if not (session.doomed or session.state != State.ESTABLISHED or is_spared(session)):

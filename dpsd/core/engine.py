@@ -9,17 +9,19 @@ seconds of one clock that never goes back; entries' instants are on that clock t
 may be very many of is worked off a slice at a tick.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
+from dpsd.core.capacity import Capacity
 from dpsd.core.dumps import EVERYTHING, Scope
 from dpsd.core.events import EndpointsOf, Event, Key, State, Word
 from dpsd.core.halfclosed import HalfClosed
 from dpsd.core.judge import Guilty, Judge
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.numbers import STOOD_STILL
-from dpsd.core.owners import Owners
+from dpsd.core.owners import Owners, Pressing
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Policy
 from dpsd.core.pressure import Stress
@@ -28,6 +30,7 @@ from dpsd.core.scores import Scores
 from dpsd.core.sentences import Sentences, Verdict
 from dpsd.core.session import Noted
 from dpsd.core.sessions import Sessions
+from dpsd.core.witness import Witness
 
 OVER = 200  # entries whose time is over that are taken off the lists at a tick
 
@@ -73,7 +76,7 @@ class Engine:
         self.lists = lists
         self.scores = Scores(size, policy.half_life, policy.churn_rate, policy.churn_burst)
         self.scores.is_listed = lambda key: (
-            self.lists.decisive(size.network_of_key(key)) is not None
+            self.lists.decisive(self.size.network_of_key(key)) is not None
         )
         self.sessions = Sessions(endpoints, self.scores, protects)
         self._stress = Stress()
@@ -82,14 +85,26 @@ class Engine:
         self.sentences = Sentences(policy, lists, self.judge, self.owners)
         self._room = Room(policy, self.sessions, self.judge, self.owners)
         self._half_closed = HalfClosed(self.sessions.lingering)
+        self.witness = Witness(self.sessions)
+        self.relays = self.sessions.relays
+        self.scores.earned = self.relays.earned
+        self.capacity = Capacity(self.sessions)
         self.lost = 0  # how often events were lost
         self._ticked = inf
         self.unseen: set[Scope] | None = None  # what is to be dumped; None: not yet known
         self._scopes: set[Scope] | None = None
         self.apply(policy)
 
+    def live_among(self, addresses: Iterable[bytes]) -> None:
+        """In the /64s of these packed addresses, the host's own, each address is a peer."""
+        self.size = self.size.with_alone(addresses)
+        self.scores.size = self.size
+        self.sessions.size = self.size
+
     def apply(self, policy: Policy) -> None:
         """Go on with another policy."""
+        self._given = policy
+        policy = replace(policy, pools=self.capacity.pools(policy.pools))
         self.policy = self.sentences.policy = self._room.policy = policy
         self.judge.apply(policy)
         self._stress.apply(policy)
@@ -123,6 +138,11 @@ class Engine:
         return self._room.price if self.stress else 0.0
 
     @property
+    def ticked(self) -> float:
+        """When time passed last."""
+        return self._ticked
+
+    @property
     def pressed(self) -> list[int]:
         """The ports to look at often while slots run short: those with open sessions, and those
         that nobody may be judged without."""
@@ -142,6 +162,7 @@ class Engine:
         self.unseen = set(scopes)
         self._half_closed.skip()
         self.sessions.dumps.skip()
+        self.witness.skip()
         if self.unseen != self._scopes:
             self._scopes = set(self.unseen)
             self.sessions.leave(self.unseen)
@@ -174,6 +195,9 @@ class Engine:
         stood = missed > STOOD_STILL
         if stood:
             self.unseen = None
+        self.relays.tick(now)
+        if not self.blind and self.capacity.look(now):
+            self.apply(self._given)
         closing = (self.sessions.closing() + len(self._half_closed)) / self.policy.slots
         self._stress.feel(self.policy, max(self.pressure, closing), now)
         self._set_times()
@@ -215,9 +239,24 @@ class Engine:
 
         return self._judge(self._half_closed.take(keys, proper, now), now)
 
+    def see(
+        self, sockets: Container[Key], unseen: Collection[Key],
+        words: Mapping[Key, Word | None], now: float,
+    ) -> list[Verdict]:  # fmt: skip
+        """Take the sessions that only the server's sockets tell of; see Witness.take()."""
+        notes = self.witness.take(sockets, unseen, words, now)
+        if self.stress:
+            self._room.bid(notes, now)
+        return self._judge(notes, now)
+
     def retried(self, persistent: Mapping[Network, int], now: float) -> None:
         """Take which listed peers went on sending, and how many of their packets were dropped."""
         self.sentences.retried(persistent, now)
+
+    def pressing(self, now: float) -> list[Pressing]:
+        """The peers that keep slots from others to no purpose and can't be listed for it; nobody
+        while there is room."""
+        return self.owners.pressing(self.policy, now) if self.stress else []
 
     def was_ended(self, keys: Iterable[Key]) -> None:
         """These sessions end because the host wants it: that is no doing of their peers."""

@@ -13,6 +13,7 @@ from dpsd.core.peers import Network
 CONFIG, HOST, POSTFIX = "config", "host", "postfix"
 SOURCES = (CONFIG, HOST, POSTFIX)
 
+GATEWAY = "gateway"  # the reason of routers, behind which may be anybody
 OWN = "own address"  # the reason of what no operator may block either
 
 

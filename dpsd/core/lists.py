@@ -121,6 +121,10 @@ class Lists:
         """Whether an entry of one list holds this packed address."""
         return self._networks[name].holds(address)
 
+    def all_covering(self, name: ListName, peer: Network) -> Iterator[Entry]:
+        """The entries of one list that hold the whole of a network, the widest first."""
+        return self._networks[name].all_around(peer)
+
     def decisive(self, peer: Network) -> Entry | None:
         """The entry that decides on a network: white before black before block."""
         for name in ListName:

@@ -2,6 +2,7 @@
 length that there is."""
 
 from bisect import insort
+from collections.abc import Iterator
 from operator import itemgetter
 from typing import Generic, TypeVar
 
@@ -39,13 +40,16 @@ class Networks(Generic[T]):
 
     def around(self, network: Network) -> T | None:
         """The value of the widest that holds the whole of a network."""
+        return next(self.all_around(network), None)
+
+    def all_around(self, network: Network) -> Iterator[T]:
+        """The values of all that hold the whole of a network, the widest first."""
         number, most = int(network.network_address), network.max_prefixlen
         for length, values in self._lengths[network.version]:
             if length > network.prefixlen:
                 break
             if (value := values.get(number >> most - length)) is not None:
-                return value
-        return None
+                yield value
 
     def holds(self, address: bytes) -> bool:
         """Whether one of them holds this packed address."""

@@ -7,11 +7,14 @@ of a wider prefix are looked for among all, a slice at a tick.
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_network
 from itertools import islice
+from typing import NamedTuple
 
 from dpsd.core.events import Key
+from dpsd.core.given import GATEWAY, HOST, POSTFIX
 from dpsd.core.lists import ListName, Lists
 from dpsd.core.networks import Networks
 from dpsd.core.peers import Network
+from dpsd.core.policy import Policy
 from dpsd.core.scores import Scores
 from dpsd.core.session import Session
 from dpsd.core.sessions import Sessions
@@ -19,10 +22,24 @@ from dpsd.core.sessions import Sessions
 SLICE = 1_000  # sessions that are looked through at a tick for those of a prefix
 TOGETHER = 500  # sessions of listed peers that are found at once, and then at each tick
 
+PRESSES = 0.25  # share of the slots that a peer holds which is named for it
+PRESSED_FOR = 10.0  # seconds since a session of its was to end
+
+
+class Pressing(NamedTuple):
+    """A peer that can't be listed, and its open sessions; white: why it is; relay: whether those
+    sessions are ended all the same."""
+
+    peer: Network
+    sessions: int
+    white: str
+    relay: bool
+
 
 class Owners:
     """immune(network) tells which peers are never listed, though they aren't on the white list: the
-    host's own addresses, its gateways and name servers.
+    host's own addresses, its gateways and name servers. pressers: peers of no use that can't be
+    listed, and when one of their sessions was last to end.
     """
 
     def __init__(
@@ -37,26 +54,55 @@ class Owners:
         self._searched: Iterator[Session] = iter(())
         self._rest: list[Iterator[Key]] = []  # further sessions of listed peers
         self._spared: dict[bytes, bool] = {}  # addresses, as they were found lately
+        self.pressers: dict[bytes, float] = {}
+        self._now = 0.0  # as of the last tick
 
     def is_spared(self, session: Session) -> bool:
-        """Whether a session is never ended: a white address's, or an immune one's."""
+        """Whether a session is never ended: a white address's, or an immune one's. A gateway's is,
+        unless somebody put that on the white list: behind it may be anybody."""
         address = self._sessions.endpoints(session.key).peer
         spared = self._spared.get(address)
         if spared is None:
-            white = self._lists.holds(ListName.WHITE, address)
-            spared = self._spared[address] = white or self.immune(ip_network(address))
+            spared = self._spared[address] = self._spares(address)
+        if spared:
+            self.pressers[session.peer.key] = self._now
         return spared
 
-    def look_again(self) -> None:
+    def _spares(self, address: bytes) -> bool:
+        network = ip_network(address)
+        if not self._lists.holds(ListName.WHITE, address):
+            return self.immune(network)
+        white = [*self._lists.all_covering(ListName.WHITE, network)]
+        behind = any(each.reason == GATEWAY for each in white)
+        return not behind or any(each.source not in (HOST, POSTFIX) for each in white)
+
+    def look_again(self, now: float) -> None:
         """Who is spared may have changed."""
         self._spared.clear()
+        self._now = now
+
+    def pressing(self, policy: Policy, now: float) -> list[Pressing]:
+        """The peers that keep slots from others to no purpose and can't be listed for it: those
+        that hold PRESSES of the slots."""
+        few = PRESSES * min(pool.slots for pool in policy.pools)
+        self.pressers = {k: at for k, at in self.pressers.items() if now - at < PRESSED_FOR}
+        found = []
+        for key in self.pressers:
+            peer, network = self._scores.get(key), self._scores.size.network_of_key(key)
+            if peer is not None and peer.open >= few:
+                white = self._lists.covering(ListName.WHITE, network)
+                why = "" if white is None else white.reason or white.source
+                found.append(Pressing(network, peer.open, why, peer.relay))
+        return found
 
     def sessions_of(self, network: Network, most: int = TOGETHER) -> list[Key]:
         """The open sessions from a peer, but for those of addresses that are white. Those beyond
         `most`, and those of a wider prefix, are found in the ticks to come: see found()."""
         size = self._scores.size
-        peer = self._scores.get(size.key(network.network_address.packed))
-        if network.prefixlen < size.prefix(network.version):
+        address = network.network_address.packed
+        peer = self._scores.get(size.key(address))
+        shared = size.is_alone(address) and not size.is_peer(network)
+        if network.prefixlen < size.prefix(network.version) or shared:
             self._wide.append(network)
             return []
         if peer is None:

@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 from dpsd.core.lists import ListName
 from dpsd.core.numbers import FEW, MILD
+
+
+class Known(Enum):
+    """Who says how many slots there are: the configuration, the mail server, or nobody."""
+
+    TOLD = 0
+    ASKED = 1
+    ASSUMED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +22,7 @@ class Pool:
 
     ports: frozenset[int]
     slots: int
+    known: Known = field(default=Known.TOLD, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

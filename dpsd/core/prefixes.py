@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from itertools import islice
 
-from dpsd.core.peers import Network
+from dpsd.core.peers import NAT64, Network
 
 WIDE = {56: 4, 48: 8}
 """Prefix length, to how many of its peers have to be guilty."""
@@ -58,6 +58,8 @@ class Prefixes:
         limit: slot-seconds at which a single peer is listed.
         """
         found = None
+        if peer.startswith(NAT64):  # the addresses of all of IPv4, which have nothing in common
+            return None
         for length, many in WIDE.items():
             key = peer[: length // 8]
             prefix = self._prefixes.get(key)

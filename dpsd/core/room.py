@@ -52,7 +52,7 @@ class Room:
         """Take bids of the sessions that were looked at, and note new ones of peers that may open
         none."""
         for note, session, _ in notes:
-            if note == LOOKED:
+            if note == LOOKED and session.keeps:
                 for pool in self.policy.pools:
                     if not pool.ports or session.port in pool.ports:
                         self._auctions[pool.ports].bid(session, now)
@@ -66,7 +66,7 @@ class Room:
 
     def doom(self, now: float) -> list[Key]:
         """Who should leave."""
-        self._owners.look_again()
+        self._owners.look_again(now)
         unwelcome, self._unwelcome = self._unwelcome, []
         spares, sessions = self._owners.is_spared, self._sessions
         doomed = [s for s in unwelcome if s.state == ESTABLISHED and not spares(s)]
@@ -92,7 +92,7 @@ class Room:
 
         words: what the sockets say; None: there are none to be asked here.
         """
-        self._owners.look_again()
+        self._owners.look_again(now)
         scores, ended = self._judge.scores, list[Key]()
         deferred: dict[bytes, float] = {}
         barred: dict[bytes, Peer] = {}
@@ -107,6 +107,9 @@ class Room:
             if own is None:
                 continue
             ended += self._end(session)
+            if session.peer.relay:  # listing or deferring it would cost others
+                self._owners.pressers[session.peer.key] = now
+                continue
             demand = self._auction_of(session).demand
             seconds = self._judge.crowded(session, own, demand, guilty, now)
             if seconds > 0:

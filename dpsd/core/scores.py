@@ -33,14 +33,15 @@ class Peer:
     slot-seconds for those ended since;
     returned_since: sessions that were opened later are charged when they are ended. excuse: why it
     wasn't charged for the last thing that it might have been charged for; delivers: whether it was
-    seen to deliver mail again and again.
+    seen to deliver mail again and again; relay: whether its sessions are other people's.
     """
 
     __slots__ = (
         *("at", "charged", "credit", "credited_at", "deferrals", "deferred_until", "delivers"),
         *("ended_at", "evidence", "held"),
         *("excuse", "idle", "idle_at", "key", "listed", "opened", "refilled", "score", "second"),
-        *("mailed_at", "returned_since", "sessions", "time_wait", "time_wait_epoch", "tokens"),
+        *("mailed_at", "relay", "relay_since", "returned_since", "sessions"),
+        *("time_wait", "time_wait_epoch", "tokens"),
     )
 
     def __init__(self, key: bytes, tokens: float, now: float) -> None:
@@ -56,9 +57,10 @@ class Peer:
         self.refilled = now
         self.credit = 0.0
         self.credited_at = now
-        self.listed = self.delivers = False
+        self.listed = self.delivers = self.relay = False
         self.ended_at = self.deferred_until = -math.inf
         self.deferrals = self.held = 0
+        self.relay_since = -1  # as of which of Relays.changes it is known whether it is one
         self.charged = 0.0
         self.returned_since = math.inf
         self.idle = 0.0
@@ -70,6 +72,11 @@ class Peer:
     def open(self) -> int:
         """How many sessions it has open."""
         return len(self.sessions)
+
+    @property
+    def rivals(self) -> int:
+        """By how many sessions the worth of each of its own is divided."""
+        return 1 if self.relay else max(1, len(self.sessions))
 
     def holds(self, most: int) -> int:
         """How many of them nobody has begun to close; counts no further than `most`, and looks no
@@ -90,6 +97,7 @@ class Scores:
         self.credit_half_life = 14 * 86400.0
         self.changed: set[bytes] = set()  # whose score the store hasn't been told
         self.is_listed: Callable[[bytes], bool] = lambda _: True  # whether a `listed` one still is
+        self.earned: Callable[[Peer, float, float], None] = lambda *_: None  # who hears of mails
         self.forgotten: list[Peer] = []  # by prune(); whoever reads it clears it
         self._peers: dict[bytes, Peer] = {}
         self._epoch = 0  # of sessions in TIME_WAIT: those of an older one are forgotten
@@ -170,6 +178,7 @@ class Scores:
 
         The store is told of each whole unit: of every session would be most of its work.
         """
+        self.earned(peer, worth, now)
         credit = self.credit(peer, now)
         if credit < most:
             peer.credit, peer.credited_at = min(most, credit + worth), now

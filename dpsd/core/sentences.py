@@ -61,7 +61,7 @@ class Sentences:
             peer = peers.pop(key)
             network = self._scores.size.network_of_key(key)
             decisive = self._lists.decisive(network)
-            if decisive is not None or self._owners.immune(network):
+            if decisive is not None or self._owners.immune(network) or peer.relay:
                 peer.listed = decisive is not None and decisive.list != ListName.WHITE
                 continue
             score, limit = self._scores.score(peer, now), self._judge.limit(peer, now)

@@ -8,7 +8,7 @@ have is found a slice at a time.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from math import inf
 
@@ -31,7 +31,8 @@ from dpsd.core.events import (
     Word,
 )
 from dpsd.core.latency import Server
-from dpsd.core.payload import answered, said
+from dpsd.core.payload import answered, said, shakes_again
+from dpsd.core.relays import Relays
 from dpsd.core.scores import Scores
 from dpsd.core.session import (
     CLOSE,
@@ -59,17 +60,18 @@ SLICE = 1_000  # sessions that are looked through at a tick for those that dumps
 OVERSTAYS = 200  # sessions that are looked at together, whether they overstay: some 2 ms
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
+BY_SOCKET = 1 << 62  # Session.round of those that only their sockets tell of: no dump misses them
 
 
 class Port:
     """Sessions to one port. established: those that nobody has begun to close; keeping: that keep a
-    slot or wait for one, which are all but those that the server has closed, or never knew; going:
-    that are being ended."""
+    slot or wait for one, which are all but those that the server has closed, or never knew; served:
+    of these, the ones that the server has greeted; going: that are being ended."""
 
-    __slots__ = ("established", "going", "keeping")
+    __slots__ = ("established", "going", "keeping", "served")
 
     def __init__(self) -> None:
-        self.established = self.going = self.keeping = 0
+        self.established = self.going = self.keeping = self.served = 0
 
 
 class Sessions:
@@ -94,11 +96,15 @@ class Sessions:
         self.tells_looks = False  # whether each look at an open session is noted
         self.endpoints = endpoints
         self._scores = scores
-        self._size = scores.size
+        self.size = scores.size
         self._open: dict[Key, Session] = {}
         self._shortest: Mapping[int, Mapping[int, float]] = {0: {}}  # that they can become
         self._soonest: dict[int, float] = {0: 0.0}  # the shortest of a closing state, by port
         self._deadlines = Deadlines()
+        self.ungreeted: dict[Key, Session] = {}  # the server has said nothing in them; oldest first
+        self.greeted: dict[int, float] = {}  # when the newest of the others was opened, by port
+        self.relays = Relays()
+        self.never_had: Collection[Key] = ()  # sessions that the server has no socket of
         self._check: Iterator[Session] = iter(())  # sessions that a dump should have had
         self._unchecked = False  # whether another such check is due
         self._kept: frozenset[Scope] | None = None  # of that check: who is in none of them leaves
@@ -128,6 +134,10 @@ class Sessions:
     def occupying(self, ports: frozenset[int]) -> int:
         """How many sessions to these ports keep a slot, or wait for one."""
         return sum(at.keeping for port, at in self._ports.items() if not ports or port in ports)
+
+    def served(self, ports: frozenset[int]) -> int:
+        """How many of them the server has greeted: they have a slot."""
+        return sum(at.served for port, at in self._ports.items() if not ports or port in ports)
 
     def going(self, ports: frozenset[int]) -> int:
         """How many of them are being ended."""
@@ -190,7 +200,7 @@ class Sessions:
         peer, server, _, port = self.endpoints(key)
         if key in self._open or not self.protects(server, port):
             return None
-        return Session(key, self._scores.peer(self._size.key(peer), now), port, ESTABLISHED, now)
+        return Session(key, self._scores.peer(self.size.key(peer), now), port, ESTABLISHED, now)
 
     def told(self, session: Session, word: Word, now: float) -> Progress:
         """Take what the server's socket knows of an open session."""
@@ -206,6 +216,47 @@ class Sessions:
         self._kept = self._to_keep = frozenset(scopes)
         self._check, self._unchecked = iter(()), True
 
+    # What the server's sockets tell; see witness.py.
+
+    def found_by_socket(self, key: Key, now: float, notes: list[Noted]) -> Session | None:
+        """Begin a session that only its socket tells of; None if it isn't protected."""
+        session = self._open.get(key) or self._begin(key, Note.FOUND, now, notes)
+        if session is not None and not session.round:
+            session.round = BY_SOCKET
+        return session
+
+    def gone_by_socket(self, session: Session, notes: list[Noted]) -> None:
+        """Its socket is gone."""
+        self._finish(session, notes)
+
+    def peer_closed(self, session: Session, now: float, notes: list[Noted]) -> None:
+        """Its peer has closed, as its socket tells, and the server hasn't."""
+        self._move(session, State.CLOSE_WAIT, CLOSE_INIT, 0, now, notes)
+
+    def heard(self, session: Session, said: int, answered: int, now: float) -> None:
+        """Take the bytes of both sides, as its socket counts them."""
+        progress = session.progress
+        if progress is None:
+            progress = session.progress = self._progress(session)
+        progress.look(said, answered, self.server, now, progress.replies + 1)
+        if answered and session.key in self.ungreeted:
+            self._is_greeted(session)
+
+    def lose(self, keys: Collection[Key]) -> None:
+        """Take which sessions the server never had; those of the last time that aren't among them
+        it has by now."""
+        before, self.never_had = self.never_had, frozenset(keys)
+        for key in (*before, *self.never_had):
+            session = self.ungreeted.get(key)
+            if session is not None and session.state == ESTABLISHED:
+                self._keep(session, key not in self.never_had)
+
+    def _counts_anew(self, session: Session, progress: Progress, measure: Measure) -> None:
+        """An entry appears of what only its socket told of: conntrack counts from there on."""
+        version = self.version(session)
+        progress.said, progress.answered = said(measure, version), answered(measure, version)
+        progress.replies = measure.reply_packets or 0
+
     def _feed_rare(self, event: Event, now: float, notes: list[Noted]) -> None:
         kind, key, status, state, _, measure = event
         if kind == DESTROY:
@@ -220,12 +271,19 @@ class Sessions:
             self.losses += 1
 
     def _begin(self, key: Key, note: Note, now: float, notes: list[Noted]) -> Session | None:
-        address, server, _, port = self.endpoints(key)
+        address, server, peer_port, port = self.endpoints(key)
         if not self.protects(server, port):
+            if note == OPENED:  # an own one, or somebody else's business
+                self.relays.went_out(server, peer_port, now)
             return None
-        peer = self._scores.peer(self._size.key(address), now)
+        peer = self._scores.peer(self.size.key(address), now)
+        relays = self.relays
+        if relays.outgoing and note == OPENED:
+            relays.came_in(address, peer_port, peer.key, now)
+        if peer.relay_since != relays.changes or relays.ports:
+            relays.look_at(peer, port, now)
         session = Session(key, peer, port, ESTABLISHED, now)
-        self._open[key] = peer.sessions[key] = session
+        self._open[key] = peer.sessions[key] = self.ungreeted[key] = session
         self.counts[ESTABLISHED] += 1
         at = self._ports[port]
         at.established += 1
@@ -263,7 +321,10 @@ class Sessions:
         """An open session keeps its slot, or it doesn't."""
         if keeps != session.keeps:
             session.keeps = keeps
-            self._ports[session.port].keeping += 1 if keeps else -1
+            at, change = self._ports[session.port], 1 if keeps else -1
+            at.keeping += change
+            if session.key not in self.ungreeted:
+                at.served += change
 
     def _finish(self, session: Session, notes: list[Noted]) -> None:
         """The session is over in the state that it has."""
@@ -276,6 +337,8 @@ class Sessions:
         at = self._ports[session.port]
         at.keeping -= session.keeps
         at.going -= session.doomed
+        if self.ungreeted.pop(session.key, None) is None:
+            at.served -= session.keeps
         session.peer.sessions.pop(session.key, None)
         self._deadlines.drop(session)
         self.counts[session.state] -= 1
@@ -305,7 +368,7 @@ class Sessions:
         if self.protects(server, port):
             gone = session
             if gone is None:
-                peer = self._scores.peer(self._size.key(address), now)
+                peer = self._scores.peer(self.size.key(address), now)
                 gone = Session(key, peer, port, state, now)
             notes.append((GONE, gone, measure))
 
@@ -323,6 +386,8 @@ class Sessions:
                 session = self._begin(key, Note.FOUND, now, notes)
         if session is None:
             return
+        if session.round == BY_SOCKET and session.progress is not None:
+            self._counts_anew(session, session.progress, measure)
         session.round = self.dumps.round
         if state != session.state:
             self._move(session, state, flags, server_flags, now, notes)
@@ -341,10 +406,15 @@ class Sessions:
             reply = answered(measure, version)
             spoken, replies = said(measure, version), measure.reply_packets or 0
             progress.look(spoken, reply, self.server, now, replies)
-            # When its queue is full the server drops the handshake's last packet, which the peer
-            # and conntrack saw: it knows nothing of such a session.
-            lost = progress.turn == GREETING and now - session.since > QUEUED_FOR
-            self._keep(session, not lost)
+            if progress.answered:
+                if session.key in self.ungreeted:
+                    self._is_greeted(session)
+            else:
+                # When its queue is full the server drops the handshake's last packet, which the
+                # peer and conntrack saw: it knows nothing of such a session.
+                unheard = shakes_again(measure, version) or session.key in self.never_had
+                queued = now - session.since > QUEUED_FOR and progress.turn == GREETING
+                self._keep(session, not (unheard or queued))
         elif measure.remaining is not None:
             progress.kept(measure.remaining, self.established_for, now)
         stay, proper = self.stay(session, now)
@@ -356,6 +426,16 @@ class Sessions:
 
     def _progress(self, session: Session) -> Progress:
         return Progress(session.since, session.port not in IMPLICIT_TLS)
+
+    def _is_greeted(self, session: Session) -> None:
+        """The server has said something."""
+        if session.state == ESTABLISHED:
+            self._keep(session, True)
+        del self.ungreeted[session.key]
+        port = session.port
+        self._ports[port].served += session.keeps
+        if session.since > self.greeted.get(port, -1.0):
+            self.greeted[port] = session.since
 
     def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
         """Whatever the table no longer has is over."""
@@ -396,7 +476,7 @@ class Sessions:
 
     def version(self, session: Session) -> int:
         """The IP version of a session, 4 or 6."""
-        return 4 if len(session.peer.key) == self._size.ipv4 >> 3 else 6
+        return 4 if len(session.peer.key) == self.size.ipv4 >> 3 else 6
 
 
 def _closer(flags: int, server_flags: int) -> Side:

@@ -106,3 +106,12 @@ def _under(evidence: Evidence) -> str:
     if evidence.stress <= 0:
         return ""
     return f" under {'full' if evidence.stress >= 1 else f'{evidence.stress:.0%}'} stress"
+
+
+def told_by_sockets(sockets: int, unseen: int) -> str:
+    """How many of the sessions conntrack knows, and what may keep it from the others."""
+    return (
+        f"conntrack knows {max(0, sockets - unseen)} of {sockets} sessions to the mail ports: the"
+        " others began before it tracked them, or its table was flushed, or a notrack rule keeps"
+        " them from it; they are followed by their sockets"
+    )

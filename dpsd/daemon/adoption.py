@@ -40,7 +40,7 @@ async def adoptable(engine: Engine, guard: Guard, keeper: Keeper, clock: Clock) 
         return [
             _entry(element, until, now, is_lost)
             for element, until in found.items()
-            if (is_lost or size.is_peer(element[1]))
+            if (is_lost or size.is_whole(element[1]))
             and element not in known
             and not _is_known(last.get(element), lasts.get(element))
             and (element[0] is ListName.WHITE or not is_near(element[1]))

@@ -170,9 +170,11 @@ class Bailiff:
 
     def make_room(self, settled: Settled) -> None:
         """End sessions that made least of their slots, and let their peers wait with new ones."""
-        if settled.deferred and self.ends:
-            self._guard.defer(dict(settled.deferred))
-            self.deferrals += len(settled.deferred)
+        # The kernel can't keep up with one that shares its /64 (PeerSize.alone).
+        deferred = {n: s for n, s in settled.deferred if self._engine.size.is_whole(n)}
+        if deferred and self.ends:
+            self._guard.defer(deferred)
+            self.deferrals += len(deferred)
         self._memory.note(settled.ended)
         self.end(settled.ended)
         if settled.ended:

@@ -7,15 +7,13 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dpsd import assembly
 from dpsd.config import Config, load, needs_restart
 from dpsd.core.events import Endpoints, Event, Key, Word
 from dpsd.core.given import SOURCES, Given, changes, may_overrule
-from dpsd.core.halfclosed import MOST
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network
 from dpsd.core.retries import persistent
@@ -34,11 +32,13 @@ from dpsd.daemon.listener import Listener
 from dpsd.daemon.mailserver import MailServer
 from dpsd.daemon.memory import Memory
 from dpsd.daemon.metrics import Metrics
+from dpsd.daemon.pressers import Pressers
 from dpsd.daemon.schedule import Job, Schedule
+from dpsd.daemon.sockets import Sockets, session_of
 from dpsd.daemon.systemd import notify, reloading, watchdog_interval
 from dpsd.errors import ConfigError, DpsdError
 from dpsd.kernel import host, sockdiag
-from dpsd.kernel.ctnetlink import endpoints, key_of
+from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.nftset import TableSpec
 from dpsd.store import Recorded
 
@@ -80,16 +80,17 @@ class Daemon:
             self._clock,
             self._schedule,
         )
+        self._sockets = Sockets(self._engine, self._bailiff, self._clock)
         self._accounting = Accounting(self._config.kernel.accounting)
         control = Control(self._engine, self._bailiff, self._keeper, self._clock, lambda: self.mode)
         self._claim = Claim(control.may, control.answer)
         self._leaks = Leaks()
+        self._pressers = Pressers()
         self._metrics = Metrics(self._config)
         self._reloading = asyncio.Lock()
         self._name_servers_at = -1  # when they were written down last
         self._swept = False  # whether no listed peer has a session left from before
         self._poll_after = 0.0
-        self._sockets_fail = False  # and that was told
         self._counted: tuple[Mapping[Network, int], float] = {}, 0.0  # packets dropped, and when
         self._use(self._config)
 
@@ -125,6 +126,7 @@ class Daemon:
         await self._keeper.agree(self._white())
         engine = self._engine
         engine.apply(assembly.policy(self._config, self._mail.said))
+        assembly.set_relays(engine, self._host, self._mail.said)
         for entry in await self._keeper.load():
             engine.lists.put(entry)
         await self._memory.recall()
@@ -201,7 +203,6 @@ class Daemon:
             (self._pulse, PULSE),
             (self._poll, POLL),
             (self._flush, FLUSH),
-            (self._look_at_sockets, 1.0),
             (self._guard.count, 5.0),
             (self._accounting.look, accounting.EVERY),
             (self._look_at_host, 30.0),
@@ -225,6 +226,9 @@ class Daemon:
         """Look at the table if it is time, and let time pass; more often while slots run short."""
         await self._dump()
         await self._tick()
+        if self._sockets.begin_look(time.monotonic()):
+            protect = self._config.protect
+            self._schedule.beside(self._sockets.look(protect.ports, bool(protect.addresses)))
         for _ in range(HURRIED - 1):
             if not self._engine.stress:
                 return
@@ -247,9 +251,10 @@ class Daemon:
         words: dict[Key, Word] | None = None
         if not self._config.protect.addresses:
             try:
-                words = await asyncio.to_thread(_ask, doomed)
+                found = await asyncio.to_thread(sockdiag.ask, map(session_of, doomed))
+                words = {_key(session): word for session, word in found.items()}
             except DpsdError as problem:
-                self._sockets_failed(problem)
+                self._sockets.failed(problem)
         for start in range(0, len(doomed), SETTLED):
             some = doomed[start : start + SETTLED]
             self._bailiff.make_room(self._engine.settle(some, words, self._clock.now()))
@@ -324,12 +329,16 @@ class Daemon:
         await self._beat()
 
     async def _beat(self) -> None:
-        slots = status.slots(self._config, self._mail.said)
+        slots = status.slots(self._config, self._mail.said, self._engine, self._clock.to_wall)
+        self._mail.learned(slots)
         verdicts, deferrals = self._bailiff.verdicts, self._bailiff.deferrals
         now = status.snapshot(
             *(self._engine, self._guard, self._endings, self._listener, verdicts, deferrals, slots),
             self._accounting.on,
+            self._sockets.held,
         )
+        for warning in self._pressers.warnings(self._engine.pressing(self._clock.now())):
+            log.warning("%s", warning)
         self._metrics.tell(self.mode, now)
         await self._keeper.beat(self.mode, now)
 
@@ -345,26 +354,6 @@ class Daemon:
             gc.collect()
         await self._memory.forget(self._config.store.history_for)
         await self._catch_up_or_later()  # what expired meanwhile made a revision of its own
-
-    async def _look_at_sockets(self) -> None:
-        """What only the server's sockets know of its sessions; unless it is elsewhere."""
-        engine, ports = self._engine, self._config.protect.ports
-        if self._config.protect.addresses or not engine.sessions:
-            engine.linger((), self._clock.now())
-            return
-        try:
-            half_closed = await asyncio.to_thread(_half_closed, ports)
-        except DpsdError as problem:
-            self._sockets_failed(problem)
-            engine.linger((), self._clock.now())
-            return
-        self._sockets_fail = False
-        self._bailiff.carry_out(engine.linger(half_closed, self._clock.now()))
-
-    def _sockets_failed(self, problem: DpsdError) -> None:
-        if not self._sockets_fail:
-            log.warning("%s; conntrack alone tells of the sessions", problem)
-        self._sockets_fail = True
 
     async def _count_retries(self) -> None:
         try:
@@ -406,12 +395,14 @@ class Daemon:
             self._host = found
             self._engine.owners.immune = found.is_near
             self._engine.sessions.protects = assembly.protects(self._config, found)
+            assembly.set_relays(self._engine, found, self._mail.said)
 
     async def _ask_mail_server(self) -> None:
         async with self._reloading:
             before = self._mail.said
             self._mail.take(self._config, await self._mail.ask(self._config))
             if self._mail.said != before:
+                assembly.set_relays(self._engine, self._host, self._mail.said)
                 self._engine.apply(assembly.policy(self._config, self._mail.said))
 
     def _white(self) -> Given:
@@ -471,6 +462,7 @@ class Daemon:
         self._mail.take(config, said)
         engine = self._engine
         engine.apply(assembly.policy(config, said))
+        assembly.set_relays(engine, self._host, said)
         engine.sessions.protects = assembly.protects(config, self._host)
         engine.sessions.established_for = config.forget.established
         if (moved or ports != before.ports) and self._listener is not None:
@@ -503,22 +495,6 @@ class Daemon:
 def _key(session: sockdiag.Session) -> bytes:
     local, local_port, remote, remote_port = session
     return key_of(Endpoints(remote, local, remote_port, local_port))
-
-
-def _session(key: Key) -> sockdiag.Session:
-    ends = endpoints(cast(bytes, key))
-    return sockdiag.Session(ends.server, ends.server_port, ends.peer, ends.peer_port)
-
-
-def _ask(keys: Sequence[Key]) -> dict[Key, Word]:
-    """What the sockets of these sessions know. Raises DpsdError."""
-    found = sockdiag.ask(map(_session, keys))
-    return {_key(session): word for session, word in found.items()}
-
-
-def _half_closed(ports: Sequence[int]) -> list[Key]:
-    """The sessions that the server has closed, as many as are followed. Raises DpsdError."""
-    return [_key(session) for session in islice(sockdiag.half_closed(ports), MOST)]
 
 
 def _set_level(config: Config) -> None:

@@ -155,7 +155,7 @@ class Guard:
 
     def _are_single(self, changes: Sequence[Change]) -> bool:
         """Whether they are all of single peers, which no libnftables is needed for."""
-        return all(self.table.spec.size.is_peer(change.peer) for change in changes)
+        return all(self.table.spec.size.is_whole(change.peer) for change in changes)
 
     def defer(self, peers: Mapping[Network, float]) -> None:
         """Let these peers open no new session for so many seconds: about 0.1 ms for a few.

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from dpsd import assembly
 from dpsd.config import Config
@@ -46,6 +48,14 @@ class MailServer:
     def _still_holds(self, config: Config) -> bool:
         """Whether what it said before is about this configuration, too."""
         return self._knows and self._asked == _question(config)
+
+    def learned(self, slots: Sequence[Mapping[str, Any]]) -> None:
+        """Tell the log, once each, which pools of slots a lesson is about."""
+        full = {(*each["ports"],): each for each in slots if " full at " in each["source"]}
+        for ports, each in full.items():
+            if self._is_new(f"full {ports}", each["slots"]):
+                named = ", ".join(map(str, ports))
+                log.warning("slots: %d for %s: %s", each["slots"], named, each["source"])
 
     def _is_new(self, what: str, value: object) -> bool:
         """Whether this differs from what was told last."""

@@ -9,8 +9,9 @@ from pyroute2.conntrack import Conntrack
 from pyroute2.netlink.exceptions import NetlinkError
 
 from dpsd.config import Config
+from dpsd.core.story import told_by_sockets
 from dpsd.errors import DpsdError, NotPermitted
-from dpsd.kernel import host, sockdiag
+from dpsd.kernel import host, sight, sockdiag
 from dpsd.kernel.conntrack import Events
 from dpsd.kernel.ending import rule
 from dpsd.kernel.nftset import Library
@@ -35,7 +36,35 @@ class Problem:
 def problems(config: Config) -> list[Problem]:
     """Everything that this kernel lacks for this configuration."""
     ending = _ending_elsewhere(config) if config.enforce.end_sessions else ()
-    return [*_permissions(config), *ending, *_conntrack(), *_addresses(config)]
+    return [
+        *_permissions(config), *ending, *_conntrack(), *_sight(config), *_addresses(config)
+    ]  # fmt: skip
+
+
+def _sight(config: Config) -> Iterator[Problem]:
+    """What keeps dpsd from seeing sessions, or from ending them."""
+    ports = config.protect.ports
+    try:
+        rules = sight.untracked(ports)
+        held, unseen = (0, 0) if config.protect.addresses else sight.unseen(ports)
+        tracks = _entries()[0] > 0
+    except (DpsdError, OSError, NetlinkError):
+        return  # told by the others
+    for rule_ in rules:
+        yield Problem(
+            "warning",
+            f"conntrack doesn't see the sessions of a rule: {rule_}",
+            "except the mail ports from it: elsewhere than on this host nothing else tells of them",
+        )
+    if unseen > sight.FEW and tracks:
+        yield Problem("warning", told_by_sockets(held, unseen), "")
+    if vrfs := sight.vrfs():
+        yield Problem(
+            "warning",
+            f"sessions in a VRF ({', '.join(vrfs)}) are followed and their peers dropped, but"
+            " those open can't be ended",
+            "let the mail server listen outside of it, if that matters",
+        )
 
 
 def _permissions(config: Config) -> Iterator[Problem]:
@@ -115,10 +144,15 @@ def _conntrack() -> Iterator[Problem]:
     yield from _fullness()
 
 
+def _entries() -> tuple[int, int]:
+    """How many entries conntrack has, and how many it may. OSError, NetlinkError."""
+    with Conntrack() as table:
+        return table.count(), table.conntrack_max_size()
+
+
 def _fullness() -> Iterator[Problem]:
     try:
-        with Conntrack() as table:
-            count, most = table.count(), table.conntrack_max_size()
+        count, most = _entries()
     except (OSError, NetlinkError) as problem:
         if problem.args[0] not in (errno.EPERM, errno.EACCES):  # told by _permissions
             yield Problem("error", f"conntrack can't be asked: {problem}", "load nf_conntrack")

@@ -19,9 +19,20 @@ from dpsd.errors import KernelError
 LOCAL_TABLE = 255  # RT_TABLE_LOCAL: what the kernel takes as addressed to itself
 RTN_UNICAST, RTN_LOCAL = 1, 2
 
+WIDEST_LINK = {4: 16, 6: 64}  # prefix lengths: what is wider is nobody's own network
+# RFC 1918, 6598, 3927, 4193 and 4291: what no stranger on the Internet has.
+PRIVATE = tuple(
+    parse_network(each)
+    for each in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16"),
+        *("fc00::/7", "fe80::/10"),
+    )
+)
+
 _SOL_NETLINK, _ADD_MEMBERSHIP, _STRICT_CHECK, _SO_ATTACH_FILTER = 270, 1, 12, 26
 _IPV4_ROUTE, _IPV6_ROUTE = 7, 11  # RTNLGRP_*
-_ERROR, _DONE, _NEWROUTE, _GETROUTE = 2, 3, 24, 26  # message types
+_ERROR, _DONE, _NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 2, 3, 20, 22, 24, 26  # message types
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _DST, _GATEWAY, _MULTIPATH, _VIA = 1, 5, 9, 18  # RTA_*
 _PATIENCE = 5.0  # seconds for each part of the kernel's answer
 _HEAD = Struct("=IH")  # the length and type of a message
@@ -41,13 +52,19 @@ class Host:
     """What the routing tables and resolv.conf say of this host.
 
     own: packed addresses; own_prefixes: whole local prefixes, 127.0.0.0/8 at least; gateways: of
-    default routes.
+    default routes; links: private networks of its interfaces' addresses.
     """
 
     own: frozenset[bytes] = frozenset()
     own_prefixes: tuple[Network, ...] = ()
     gateways: tuple[Network, ...] = ()
     name_servers: tuple[Network, ...] = ()
+    links: tuple[Network, ...] = ()
+
+    def is_relay(self, network: Network) -> bool:
+        """Whether a peer is a gateway, or on a private network that is on link: of containers, of
+        a site's own hosts."""
+        return network in self.gateways or any(_within(network, each) for each in self.links)
 
     def is_own(self, address: bytes) -> bool:
         """Whether a packed address is this host's."""
@@ -82,7 +99,12 @@ def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
     own: set[bytes] = set()
     prefixes: list[Network] = []
     gateways: set[Network] = set()
+    links: dict[Network, None] = {}
     for family in (AF_INET, AF_INET6):
+        for address, network in _addresses(family):
+            own.add(address)
+            if network.prefixlen >= WIDEST_LINK[network.version] and _is_private(network):
+                links[network] = None
         for route in _routes(family, LOCAL_TABLE):
             if route.table == LOCAL_TABLE and route.type == RTN_LOCAL:
                 _add_local(route, own, prefixes)
@@ -90,7 +112,16 @@ def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
             if route.type == RTN_UNICAST:
                 gateways.update(_gateways(route.attributes))
     order = sorted(gateways, key=str)  # so that the same routes make the same host
-    return Host(frozenset(own), tuple(prefixes), tuple(order), tuple(_name_servers(resolv_conf)))
+    servers = tuple(_name_servers(resolv_conf))
+    return Host(frozenset(own), tuple(prefixes), tuple(order), servers, tuple(links))
+
+
+def _is_private(network: Network) -> bool:
+    return any(_within(network, each) for each in PRIVATE)
+
+
+def _within(network: Network, wider: Network) -> bool:
+    return network.version == wider.version and network.subnet_of(wider)  # type: ignore[arg-type]
 
 
 class Changes:
@@ -136,8 +167,29 @@ class _Route(NamedTuple):
 def _routes(family: int, table: int) -> Iterator[_Route]:
     """The routes of one table (0: the default routes of all). KernelError."""
     wanted = RTN_LOCAL if table else 0  # a filter of the kernel's; 0: none
-    request = pack("=IHHII", 28, _GETROUTE, 0x301, 0, 0)
-    request += pack("=8BI", family, 0, 0, 0, table, 0, 0, wanted, 0)
+    asked = pack("=8BI", family, 0, 0, 0, table, 0, 0, wanted, 0)
+    for answer, start, end in _told(_GETROUTE, asked, _NEWROUTE):
+        if table or not answer[start + 17]:
+            yield _route(answer, start, end)
+
+
+def _addresses(family: int) -> Iterator[tuple[bytes, Network]]:
+    """The addresses of all interfaces, each with the network that it is in. KernelError.
+
+    Those of interfaces in a VRF aren't in the table of local routes.
+    """
+    for answer, start, end in _told(_GETADDR, pack("=4BI", family, 0, 0, 0, 0), _NEWADDR):
+        found = _attributes(answer[start + 24 : end])
+        address = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS, b""))
+        if len(address) in (4, 16):
+            length = answer[start + 17]
+            yield address, ip_network((found.get(_IFA_ADDRESS, address), length), strict=False)
+
+
+def _told(kind: int, asked: bytes, told: int) -> Iterator[tuple[bytes, int, int]]:
+    """The messages of one type in the kernel's answer to a dump request: the bytes, and where each
+    begins and ends. KernelError."""
+    request = pack("=IHHII", 16 + len(asked), kind, 0x301, 0, 0) + asked
     try:
         with socket(AF_NETLINK, SOCK_RAW, 0) as asking:
             asking.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
@@ -148,8 +200,8 @@ def _routes(family: int, table: int) -> Iterator[_Route]:
                 start, end = 0, len(answer)
                 while start + 20 <= end:
                     size, kind = _HEAD.unpack_from(answer, start)
-                    if kind == _NEWROUTE and (table or not answer[start + 17]):
-                        yield _route(answer, start, start + size)
+                    if kind == told:
+                        yield answer, start, start + size
                     elif kind in {_DONE, _ERROR}:
                         (failure,) = unpack_from("=i", answer, start + 16)
                         if failure:

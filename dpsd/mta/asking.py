@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dpsd.core.policy import Pool
+from dpsd.core.policy import Known, Pool
 from dpsd.errors import Unavailable
 from dpsd.mta import postfix
 from dpsd.mta.postfix import Networks
@@ -34,12 +34,14 @@ class Mta:
     """What the mail server says.
 
     networks: those that it trusts to relay, None if that isn't known; problem: why it couldn't be
-    asked, "" if it could or there is none.
+    asked, "" if it could or there is none; proxied: ports on which it expects the PROXY protocol,
+    so that only a load balancer connects.
     """
 
     slots: tuple[Slots, ...]
     networks: Networks | None = field(default_factory=Networks)
     problem: str = ""
+    proxied: frozenset[int] = frozenset()
 
 
 def ask(ports: Sequence[int], directory: str) -> Mta:
@@ -66,9 +68,11 @@ def _postfix(program: str, ports: Sequence[int], directory: str) -> Mta:
         raise Unavailable(f"{program} -c {directory} -hx: {len(values)} lines are too few")
     main = postfix.Main(*map(str.strip, values[: len(asked)]))
     services = postfix.services(_output(program, "-c", directory, "-F"))
+    set_there = _output(program, "-c", directory, "-n")
     return Mta(
         postfix.slots(services, main, ports, port_of),
         postfix.networks(main.mynetworks),
+        proxied=postfix.proxied(services, set_there, ports, port_of),
     )
 
 
@@ -113,7 +117,9 @@ def _sendmail() -> Slots | None:
 
 def _shared(source: str, said: re.Match[str] | None) -> Slots:
     number = int(said[1]) if said else 0
-    return Slots(Pool(frozenset(), number), source) if number else assumed(f"{source} is no limit")
+    if not number:
+        return assumed(f"{source} is no limit")
+    return Slots(Pool(frozenset(), number, Known.ASKED), source)
 
 
 def port_of(name: str) -> int | None:

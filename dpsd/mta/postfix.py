@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from dpsd.core.peers import SHORTEST, Network, parse_network
-from dpsd.core.policy import Pool
+from dpsd.core.policy import Known, Pool
 from dpsd.mta.slots import Slots, assumed
 
 PortOf = Callable[[str], int | None]
 
 _ATTRIBUTE = re.compile(r"(\S+)/(inet|pass)/(\w+) = (.*)")
 _BEHIND = re.compile(r"(?<!\S)smtpd_service_name ?= ?(\S+)")  # among the -o of a postscreen
+_PROXY = re.compile(r"(?m)^(smtpd|postscreen)_upstream_proxy_protocol = *(\S*)")
+_PROXY_HERE = re.compile(r"(?<!\S)(smtpd|postscreen)_upstream_proxy_protocol ?= ?(\S*)")
 _MAPPED = 96  # bits before an IPv4 address in IPv6
 
 
@@ -80,13 +82,29 @@ def slots(
             made = _slots(service, main, known, port)
             if port not in found or made.pool.slots < found[port].pool.slots:
                 found[port] = made
-    pools: dict[tuple[str, int], set[int]] = defaultdict(set)
+    pools: dict[tuple[str, int, Known], set[int]] = defaultdict(set)
     for port, each in found.items():
-        pools[each.source, each.pool.slots].add(port)
-    result = [Slots(Pool(frozenset(p), n), source) for (source, n), p in pools.items()]
+        pools[each.source, each.pool.slots, each.pool.known].add(port)
+    result = [Slots(Pool(frozenset(p), n, how), source) for (source, n, how), p in pools.items()]
     if rest := set(ports) - found.keys():
         result.append(assumed("no service of Postfix listens there", rest))
     return tuple(sorted(result, key=lambda each: min(each.pool.ports)))
+
+
+def proxied(
+    listed: Iterable[Service], text: str, ports: Iterable[int], port_of: PortOf
+) -> frozenset[int]:
+    """The ports whose service expects the PROXY protocol: by its own options, or by main.cf (text:
+    the output of `postconf -n`)."""
+    everywhere = {m[1] for m in _PROXY.finditer(text) if m[2]}
+    wanted, found = frozenset(ports), set[int]()
+    for service in listed:
+        program = "postscreen" if service.command.split()[:1] == ["postscreen"] else "smtpd"
+        here = {m[1]: m[2] for m in _PROXY_HERE.finditer(service.command)}
+        port = _port(service, port_of)
+        if port is not None and port in wanted and here.get(program, program in everywhere):
+            found.add(port)
+    return frozenset(found)
 
 
 def networks(text: str) -> Networks:
@@ -146,7 +164,8 @@ def _slots(service: Service, main: Main, known: dict[tuple[str, str], Service], 
         return assumed(f"Postfix's {where} of {title} is {limit!r}", [port])
     if not int(limit):
         return assumed(f"Postfix sets no limit on {title}", [port])
-    return Slots(Pool(frozenset([port]), int(limit)), f"Postfix, {title}, {where}")
+    pool = Pool(frozenset([port]), int(limit), Known.ASKED)
+    return Slots(pool, f"Postfix, {title}, {where}")
 
 
 def _trusted(entry: str, excluded: Iterable[Network]) -> Network:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dpsd.core.policy import Pool
+from dpsd.core.policy import Known, Pool
 
 ASSUMED = 100  # sessions; what Postfix allows each service unless it is told otherwise
 
@@ -23,4 +23,4 @@ class Slots:
 
 def assumed(why: str, ports: Iterable[int] = ()) -> Slots:
     """What is taken when nobody tells; no ports: all protected ones share it."""
-    return Slots(Pool(frozenset(ports), ASSUMED), f"assumed, because {why}")
+    return Slots(Pool(frozenset(ports), ASSUMED, Known.ASSUMED), f"assumed, because {why}")

@@ -22,16 +22,19 @@ IDLE = 2.0  # seconds since the last words on either side after which a session 
 class Case:
     """Times in seconds.
 
-    slots: of the server, told as protect.slots; filter: seconds that a content filter takes for
-    each mail; slow: whether the disk is slow; sockets, counts: whether the server's sockets are on
-    this host, and the kernel counts bytes; rtt: of honest senders, a name of honest.RTTS; load: how
-    much of the usual honest mail comes; linear: whether everybody's system sends a SYN again every
-    second at first, as Linux does from 6.5 on; peace: before the attack.
+    slots: of the server; told: whether protect.slots tells them, else nobody does; greets: seconds
+    before its greeting, 0 for usual; filter: seconds that a content filter takes for each mail;
+    slow: whether the disk is slow; sockets, counts: whether the server's sockets are on this host,
+    and the kernel counts bytes; rtt: of honest senders, a name of honest.RTTS; load: how much of
+    the usual honest mail comes; linear: whether everybody's system sends a SYN again every second
+    at first, as Linux does from 6.5 on; peace: before the attack.
     """
 
     name: str
     attacks: tuple[Attack, ...] = ()
     slots: int = 100
+    told: bool = True
+    greets: float = 0.0
     filter: float = 0.0
     slow: bool = False
     sockets: bool = True
@@ -47,9 +50,10 @@ class Arena(World):
     """A world that counts honest sessions which are ended, and in which state."""
 
     def __init__(self, seed: int, case: Case) -> None:
-        config = Config()
-        config = replace(config, protect=replace(config.protect, slots=case.slots))
+        config, slots = Config(), case.slots if case.told else None
+        config = replace(config, protect=replace(config.protect, slots=slots))
         super().__init__(seed, config, case.counts, sockets=case.sockets)
+        self.server.slots = case.slots
         self.server.backlog = max(self.server.backlog, case.slots)
         self.syns = SYNS_LINEAR if case.linear else SYNS
         self.ends_of: Counter[tuple[str, str]] = Counter()
@@ -72,6 +76,8 @@ def play(case: Case, seed: int) -> Outcome:
     world = Arena(seed, case)
     pace = SLOW if case.slow else 1.0
     world.server.weather = Weather("slow disk" if case.slow else "calm", pace=pace)
+    if case.greets:
+        world.server.weather = replace(world.server.weather, greets=case.greets)
     if case.filter:
         world.server.weather = replace(world.server.weather, milter=case.filter)
     scale = {20: 0.2, 1000: 3.0}.get(case.slots, 1.0) * case.load

@@ -1,6 +1,6 @@
 """Peers from text and packed addresses, and the reasons for what is refused."""
 
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -49,7 +49,7 @@ def test_a_bare_address_is_its_whole_peer(
     assert address in peer
     assert size.network(address.packed) == peer
     assert size.network_of_key(size.key(address.packed)) == peer
-    assert len(size.key(address.packed)) * 8 == size.prefix(address.version)
+    assert len(size.key(address.packed)) * 8 == peer.prefixlen
 
 
 @given(sizes, addresses, addresses)
@@ -117,3 +117,31 @@ def test_only_lists_have_a_shortest_prefix() -> None:
 @pytest.mark.parametrize("text", ["10.0.0.0/32", "2001:db8::/64", "2001:db8::/128"])
 def test_shown_with_its_length_unless_it_is_one_address(text: str) -> None:
     assert PeerSize().text(ip_network(text)) == text.removesuffix("/32")
+
+
+OWN = "2001:db8:25::25"
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ("64:ff9b::203.0.113.7", "64:ff9b::cb00:7107/128"),
+        ("2001:db8:25::77", "2001:db8:25::77/128"),
+        ("2001:db8:25:1::77", "2001:db8:25:1::/64"),
+        ("64:ff9b:1::203.0.113.7", "64:ff9b:1::/64"),
+        ("203.0.113.7", "203.0.113.7/32"),
+    ],
+)
+def test_where_many_share_a_prefix_each_address_is_a_peer(address: str, peer: str) -> None:
+    """Rows A9 and A10: behind a NAT64, and in the server's own /64."""
+    size = PeerSize().with_alone([ip_address(OWN).packed, ip_address("192.0.2.1").packed])
+    packed, network = ip_address(address).packed, ip_network(peer)
+    assert size.network(packed) == size.network_of_key(size.key(packed)) == network
+    assert size.is_peer(network)
+    assert size.is_whole(network) is (network.prefixlen in (32, 64))
+    assert size.parse(address) == size.parse(size.text(network)) == network
+
+
+def test_such_a_prefix_as_a_whole_is_no_peer() -> None:
+    assert not PeerSize().is_peer(ip_network("64:ff9b::/64"))
+    assert PeerSize().is_peer(ip_network("2001:db8:25::/64"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dpsd.errors import DpsdError, KernelError
 from dpsd.kernel.ctnetlink import attribute
-from dpsd.kernel.sockdiag import Session, ask, destroy, half_closed, wire
+from dpsd.kernel.sockdiag import Session, ask, destroy, held, wire
 from tests.fuzz.answers import Scripted, any_of, datagram
 
 SESSION = Session(b"\xc0\0\2\x19", 25, b"\xcb\0\x71\7", 40000)
@@ -66,7 +66,7 @@ def test_any_answer_is_understood_or_refused(answers: list[bytes]) -> None:
         for work in (
             lambda: ask([SESSION] * 2),
             lambda: destroy([SESSION] * 2),
-            lambda: half_closed([25]),
+            lambda: held([25]),
         ):
             with answering(patch, list(answers)), suppress(DpsdError):
                 work()
@@ -74,7 +74,7 @@ def test_any_answer_is_understood_or_refused(answers: list[bytes]) -> None:
 
 @pytest.mark.parametrize("failure", [errno.ENOBUFS, errno.EBUSY, errno.EINTR])
 def test_a_failure_is_told(monkeypatch: pytest.MonkeyPatch, failure: int) -> None:
-    for work in (lambda: ask([SESSION]), lambda: half_closed([25])):
+    for work in (lambda: ask([SESSION]), lambda: held([25])):
         with answering(monkeypatch, [OSError(failure, "x")]), pytest.raises(KernelError):
             work()
         error = datagram(2, struct.pack("=i", -failure) + bytes(16))
@@ -87,7 +87,7 @@ def test_a_dump_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     endless = Scripted([])
     endless.recv = lambda *_: datagram(20, told(wire.FIN_WAIT2), 2)  # type: ignore[method-assign]
     with pytest.raises(KernelError, match="goes on"):
-        list(wire.dump(endless, socket.AF_INET, 1, 0))  # type: ignore[arg-type]
+        list(wire.dump_all(endless, 1, b""))  # type: ignore[arg-type]
 
 
 def test_no_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,3 +217,28 @@ def test_of_very_many_routes_few_are_looked_at(resolv_conf: Path, tmp_path: Path
     assert changes.any()
     assert look(resolv_conf).is_own(packed("192.0.2.33"))
     changes.close()
+
+
+@pytest.mark.usefixtures("wire")
+def test_its_own_private_networks(resolv_conf: Path) -> None:
+    """Row A12: of containers, of a site's hosts; not what is only routed there."""
+    run("ip address add 172.18.0.1/16 dev near")
+    run("ip address add fd00:5::1/64 dev near nodad")
+    run("ip route add default via 192.0.2.254")
+    run("ip route add 10.5.0.0/16 via 192.0.2.253")
+    here = look(resolv_conf)
+    for inside in ("172.18.0.5", "fd00:5::/64", "192.0.2.254", "172.18.7.0/24"):
+        assert here.is_relay(net(inside)), inside
+    for stranger in ("192.0.2.7", "10.5.0.1", "172.19.0.1", "2001:db8:1::/64", "172.16.0.0/12"):
+        assert not here.is_relay(net(stranger)), stranger
+    run("ip address add 10.0.0.1/8 dev near")  # nobody's own network is as wide
+    assert not look(resolv_conf).is_relay(net("10.77.0.1"))
+
+
+@pytest.mark.usefixtures("wire")
+def test_addresses_in_a_vrf_are_its_own(resolv_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row A14: they aren't in the table of local routes; this kernel may have no VRFs."""
+    monkeypatch.setattr(host, "_routes", lambda *_: iter(()))
+    here = look(resolv_conf)
+    assert here.is_own(packed("192.0.2.1"))
+    assert here.is_own(packed("2001:db8:1::1"))

@@ -14,9 +14,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from dpsd.core.events import Word
+from dpsd.core.events import Endpoints, Word
 from dpsd.errors import KernelError, NotPermitted
-from dpsd.kernel.sockdiag import Session, ask, destroy, half_closed, probe, wire, words
+from dpsd.kernel.ctnetlink import key_of
+from dpsd.kernel.sockdiag import Session, ask, closed, destroy, probe, wire, words
+from dpsd.kernel.sockdiag import held as held_at
 from tests.kernel.netns import MailHost, connect, established, eventually, inside, run
 
 
@@ -246,13 +248,41 @@ def test_sessions_that_only_this_end_has_closed(
         client = socket.create_connection((named, port), 5)
         accepted, _ = server.accept()
         packed = ip_address(named).packed
-        ours = Session(packed, port, packed, client.getsockname()[1])
-        assert half_closed([port]) == []
+        ours = key_of(Endpoints(packed, packed, client.getsockname()[1], port))
+        assert closed(held_at([port])) == []
+        assert held_at([port]) == {ours: wire.ESTABLISHED}
         accepted.close()
         assert client.recv(1) == b""  # its FIN is there
-        assert eventually(lambda: half_closed([port, port + 1]) == [ours])
+        assert eventually(lambda: closed(held_at([port, port + 1])) == [ours])
         client.close()
-        assert eventually(lambda: half_closed([port]) == [])
+        assert eventually(lambda: held_at([port]) == {})
+
+
+def test_all_sessions_that_hold_a_slot_or_wait_for_one(hold: Hold, mail_host: MailHost) -> None:
+    """Of the given ports only, in both IP versions."""
+    many = [hold(peer).established() for peer in PEERS for _ in range(3)]
+    other = hold(PEERS[0], mail_host.listeners[80]).established()
+    keys = [
+        key_of(Endpoints(s.remote, s.local, s.remote_port, s.local_port))
+        for s in (each.session for each in (*many, other))
+    ]
+    assert held_at([25]) == dict.fromkeys(keys[:-1], wire.ESTABLISHED)
+    assert held_at([80]) == {keys[-1]: wire.ESTABLISHED}
+    assert held_at([465, 587]) == held_at([]) == {}
+    ports = [1, 7, *range(20, 30), 79, 80, 65535, 25]
+    assert held_at(ports) == dict.fromkeys(keys, wire.ESTABLISHED)
+    many[0].client.shutdown(socket.SHUT_WR)
+    assert eventually(lambda: held_at([25])[keys[0]] == wire.CLOSE_WAIT)
+
+
+def test_more_sockets_than_can_be_looked_at_are_an_error(
+    hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpsd.kernel.sockdiag.sockets.MOST", 2)
+    for _ in range(3):
+        hold(PEERS[0]).established()
+    with pytest.raises(KernelError, match="more than 2"):
+        held_at([25])
 
 
 # What sockets tell

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsd.mta.postfix import Main, Service, networks, services, slots
+from dpsd.mta.postfix import Main, Service, networks, proxied, services, slots
 
 PORTS = (25, 465, 587)
 NAMES = {"smtp": 25, "submissions": 465, "smtps": 465, "submission": 587}
@@ -164,3 +164,31 @@ def test_a_network_with_an_exclusion_is_left_out() -> None:
 def test_no_text_brings_down_the_readers(text: str) -> None:
     services(text)
     networks(text)
+
+
+@pytest.mark.parametrize(
+    ("main", "ports"),
+    [
+        ("", {587}),
+        ("smtpd_upstream_proxy_protocol = haproxy\n", {465, 587}),
+        ("a = b\npostscreen_upstream_proxy_protocol = haproxy\n", {25, 587}),
+        ("smtpd_upstream_proxy_protocol =\n", {587}),
+    ],
+)
+def test_behind_a_proxy_are_the_ports_that_say_so(main: str, ports: set[int]) -> None:
+    """Row A8."""
+    listed = services_of(
+        "smtp/inet - postscreen",
+        "smtpd/pass - smtpd",
+        "465/inet - smtpd -o syslog_name=x",
+        "submission/inet - smtpd -o smtpd_upstream_proxy_protocol=haproxy",
+        "127.0.0.1:10025/inet - smtpd -o smtpd_upstream_proxy_protocol=haproxy",
+        "2525/inet - smtpd -o smtpd_upstream_proxy_protocol=haproxy",
+    )
+    assert proxied(listed, main, PORTS, NAMES.get) == ports
+
+
+def test_a_service_may_be_excepted_from_it() -> None:
+    listed = services_of("smtp/inet - smtpd -o smtpd_upstream_proxy_protocol=")
+    main = "smtpd_upstream_proxy_protocol = haproxy\n"
+    assert proxied(listed, main, PORTS, NAMES.get) == set()

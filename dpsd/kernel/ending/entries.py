@@ -14,6 +14,7 @@ from dpsd.kernel.ctnetlink import (
     PROTOINFO,
     PROTOINFO_TCP,
     TCP_STATE,
+    TUPLE_ORIG,
     TUPLE_REPLY,
     TYPE_MASK,
     endpoints,
@@ -93,6 +94,21 @@ class Entries:
                     found[key] = place
             keys = [key for key in keys if key not in found]
         return keys
+
+
+def originals(tuples: Sequence[bytes]) -> dict[bytes, bytes]:
+    """By these tuples, each in either direction of an entry's: the entry's original one, which is
+    the key that dpsd knows the session by. Those without an entry, in zone 0, are left out.
+
+    Raises KernelError, NotPermitted.
+    """
+    with _open() as sock:
+        answers = _ask(sock, [ctnetlink.get_request(each) for each in tuples])
+    return {
+        each: _attributes(answer, BODY, len(answer)).get(TUPLE_ORIG, b"")
+        for each, answer in zip(tuples, answers, strict=True)
+        if isinstance(answer, bytes)
+    }
 
 
 def _where(zone: int, id_: bytes = b"") -> bytes:

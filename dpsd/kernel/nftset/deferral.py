@@ -35,7 +35,7 @@ class Deferral:
         """
         sets: dict[str, dict[bytes, float]] = {}
         for peer, seconds in peers.items():
-            if not self._size.is_peer(peer):
+            if not self._size.is_whole(peer):
                 raise ValueError(f"{peer} is not one peer: it can't be deferred")
             times = sets.setdefault(DEFERRED[peer.version], {})
             times[peer.network_address.packed] = max(_SHORTEST, seconds)
@@ -50,5 +50,5 @@ class Deferral:
 
     def remove(self, peer: Network) -> None:
         """Defer it no longer, if it is deferred; what isn't one peer never is. KernelError."""
-        if self._size.is_peer(peer):
+        if self._size.is_whole(peer):
             self._sets.remove(DEFERRED[peer.version], peer.network_address.packed)

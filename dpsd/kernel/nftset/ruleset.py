@@ -61,7 +61,7 @@ class TableSpec:
         """The set that an element belongs to: whole peers in hash sets, others in *_nets."""
         name, network = element
         host = self.host_set(name, network.version)
-        return host if self.size.is_peer(network) else f"{host}_nets"
+        return host if self.size.is_whole(network) else f"{host}_nets"
 
 
 def render(spec: TableSpec) -> str:

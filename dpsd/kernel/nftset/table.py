@@ -79,7 +79,7 @@ class Table:
         """
         nets: Sets = {name: {} for name in NETS}
         for element, until in elements.items():
-            if not self.spec.size.is_peer(element[1]):
+            if not self.spec.size.is_whole(element[1]):
                 nets[self.spec.set_of(element)][element[1]] = until
         start = monotonic()
         with self._nft_lock, self._hosts_lock:

@@ -5,7 +5,8 @@ All of it may be called from any thread: each call opens a netlink socket of its
 """
 
 from dpsd.kernel.sockdiag.ending import destroy, probe
+from dpsd.kernel.sockdiag.sockets import closed, held
 from dpsd.kernel.sockdiag.wire import Session
-from dpsd.kernel.sockdiag.words import ask, half_closed
+from dpsd.kernel.sockdiag.words import ask
 
-__all__ = ["Session", "ask", "destroy", "half_closed", "probe"]
+__all__ = ["Session", "ask", "closed", "destroy", "held", "probe"]

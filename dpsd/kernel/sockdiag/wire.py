@@ -13,11 +13,11 @@ from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from dpsd.errors import DpsdError, KernelError, NotPermitted
-from dpsd.kernel.ctnetlink import NLM_F_DUMP, NLMSG_DONE, errno_of, messages
+from dpsd.kernel.ctnetlink import ATTRIBUTE, NLM_F_DUMP, NLMSG_DONE, errno_of, messages
 
 T = TypeVar("T")
 
-SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+TCPDIAG_GETSOCK, SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 18, 20, 21
 # include/net/tcp_states.h
 ESTABLISHED, SYN_RECV, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LISTEN = 1, 3, 5, 6, 8, 10
 ANY_STATE = 0xFFFFFFFF
@@ -33,7 +33,9 @@ _HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, po
 # addresses (network byte order), interface, cookie.
 _REQUEST = Struct("=BBBxI2s2s16s16sI8s")
 _LEAST = 72  # bytes of an inet_diag_msg
-_MAPPED = bytes(10) + b"\xff\xff"
+# inet_diag_req: family, lengths, extensions; the same inet_diag_sockid; states, dbs.
+_REQUEST_ALL = Struct("=B3x2s2s16s16sI8sII")
+_BYTECODE = 1  # INET_DIAG_REQ_BYTECODE
 
 # Answers to one batch have to fit into the socket's buffer (212,992 bytes, about 1.3 KB each).
 _BATCH = 64
@@ -106,17 +108,19 @@ def answers(
     return found
 
 
-def dump(
-    diag: socket.socket, family: int, states: int, extensions: int
-) -> Iterator[tuple[bytes, int, int]]:
-    """Each socket of a family in one of these states (bits): a datagram, and where an inet_diag_msg
-    with its attributes begins and ends in it."""
+def dump_all(diag: socket.socket, states: int, program: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Each TCP socket of both IP versions in one of these states (bits) that a bytecode program
+    takes: a datagram, and where an inet_diag_msg with its attributes begins and ends in it.
+
+    By the older request, in which no family means all: one walk through the sockets, not two.
+    """
     none, no_port = bytes(16), bytes(2)
-    body = _REQUEST.pack(
-        family, socket.IPPROTO_TCP, extensions, states, no_port, no_port, none, none, 0, NO_COOKIE
-    )
+    body = _REQUEST_ALL.pack(
+        socket.AF_UNSPEC, no_port, no_port, none, none, 0, NO_COOKIE, states, 0
+    )  # fmt: skip
+    body += ATTRIBUTE.pack(ATTRIBUTE.size + len(program), _BYTECODE) + program
     flags = _NLM_F_REQUEST | NLM_F_DUMP
-    diag.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, flags, 0, 0) + body)
+    diag.send(_HEADER.pack(_HEADER.size + len(body), TCPDIAG_GETSOCK, flags, 0, 0) + body)
     until = monotonic() + WHOLE
     while monotonic() < until:
         datagram = diag.recv(_DUMP_SIZE)
@@ -139,13 +143,6 @@ def _told(datagram: bytes) -> Iterator[tuple[int, int, int]]:
         if end - body < _LEAST and kind not in {_NLMSG_ERROR, NLMSG_DONE}:
             raise OSError(errno.EPROTO, "an answer is too short")
         yield kind, body, end
-
-
-def address(family: int, packed: bytes) -> bytes:
-    """IPv4 as such also where it comes over a dual-stack socket."""
-    if family == socket.AF_INET:
-        return packed[:4]
-    return packed[12:] if packed.startswith(_MAPPED) else packed
 
 
 def refused(failure: int) -> DpsdError:

@@ -1,7 +1,5 @@
-"""What this host's sockets tell of its sessions: who said how much and who spoke last, and which of
-them the peer hasn't closed."""
+"""What this host's sockets tell of its sessions: who said how much and who spoke last."""
 
-import socket
 from collections.abc import Iterable
 from functools import lru_cache
 from struct import Struct
@@ -14,9 +12,8 @@ from dpsd.kernel.sockdiag.wire import Session
 _SLOWEST = 2.0  # seconds to a peer and back; it can make them more by late acknowledgements
 _INFO = 2  # INET_DIAG_INFO
 _WITH_INFO = 1 << (_INFO - 1)
-_STATE_AT, _PORT_AT, _ATTRIBUTES_AT = 1, 4, 72
-# inet_diag_msg: ports and addresses; idiag_rqueue, idiag_wqueue, inode.
-_ENDS = Struct("=4x2s2s16s16s")
+_STATE_AT, _ATTRIBUTES_AT = 1, 72
+# inet_diag_msg: idiag_rqueue, idiag_wqueue, inode.
 _QUEUES = "=56xII4xI"
 # struct nlattr: length, type; tcp_info: tcpi_last_data_sent, _last_data_recv, _last_ack_recv:
 # milliseconds ago; tcpi_rtt: microseconds; tcpi_bytes_received, _bytes_sent, _bytes_retrans.
@@ -43,28 +40,6 @@ def ask(sessions: Iterable[Session]) -> dict[Session, Word]:
         for session, answer in zip(asked, found, strict=True)
         if isinstance(answer, Word)
     }
-
-
-def half_closed(ports: Iterable[int]) -> list[Session]:
-    """The sessions to these ports that this host has closed and the peer hasn't (FIN_WAIT2).
-
-    Raises KernelError if the kernel can't tell.
-    """
-    wanted, found = frozenset(port.to_bytes(2) for port in ports), list[Session]()
-    with wire.opened() as diag:
-        # Of all ports at once: for each dump the kernel walks through all of its sockets.
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for data, start, _ in wire.dump(diag, family, 1 << wire.FIN_WAIT2, 0):
-                if data[start + _PORT_AT : start + _PORT_AT + 2] in wanted:
-                    found.append(_session(family, *_ENDS.unpack_from(data, start)))
-    return found
-
-
-def _session(family: int, port: bytes, remote_port: bytes, local: bytes, remote: bytes) -> Session:
-    return Session(
-        wire.address(family, local), int.from_bytes(port),
-        wire.address(family, remote), int.from_bytes(remote_port),
-    )  # fmt: skip
 
 
 class _Reader:
