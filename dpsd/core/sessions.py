@@ -32,6 +32,7 @@ from dpsd.core.events import (
 )
 from dpsd.core.latency import Server
 from dpsd.core.payload import answered, said
+from dpsd.core.port import Port
 from dpsd.core.scores import Scores
 from dpsd.core.session import (
     CLOSE,
@@ -59,17 +60,6 @@ SLICE = 1_000  # sessions that are looked through at a tick for those that dumps
 OVERSTAYS = 200  # sessions that are looked at together, whether they overstay: some 2 ms
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
-
-
-class Port:
-    """Sessions to one port. established: those that nobody has begun to close; keeping: that keep a
-    slot or wait for one, which are all but those that the server has closed, or never knew; going:
-    that are being ended."""
-
-    __slots__ = ("established", "going", "keeping")
-
-    def __init__(self) -> None:
-        self.established = self.going = self.keeping = 0
 
 
 class Sessions:
