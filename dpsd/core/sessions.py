@@ -32,6 +32,7 @@ from dpsd.core.events import (
 )
 from dpsd.core.latency import Server
 from dpsd.core.payload import answered, said, shakes_again
+from dpsd.core.port import Port
 from dpsd.core.relays import Relays
 from dpsd.core.scores import Scores
 from dpsd.core.session import (
@@ -61,17 +62,6 @@ OVERSTAYS = 200  # sessions that are looked at together, whether they overstay: 
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
 BY_SOCKET = 1 << 62  # Session.round of those that only their sockets tell of: no dump misses them
-
-
-class Port:
-    """Sessions to one port. established: those that nobody has begun to close; keeping: that keep a
-    slot or wait for one, which are all but those that the server has closed, or never knew; served:
-    of these, the ones that the server has greeted; going: that are being ended."""
-
-    __slots__ = ("established", "going", "keeping", "served")
-
-    def __init__(self) -> None:
-        self.established = self.going = self.keeping = self.served = 0
 
 
 class Sessions:
