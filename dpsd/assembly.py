@@ -8,13 +8,13 @@ from dpsd import mta
 from dpsd.config import Config
 from dpsd.config.keys import STATES, ProperTimes, Stress
 from dpsd.core import given
+from dpsd.core.dumps import Scope
 from dpsd.core.engine import Engine
 from dpsd.core.events import State
 from dpsd.core.given import Given
 from dpsd.core.lists import Lists
 from dpsd.core.peers import SHORTEST, Network
 from dpsd.core.policy import Policy, Pool
-from dpsd.core.sessions import Scope
 from dpsd.kernel.ctnetlink import endpoints
 from dpsd.kernel.host import Host
 from dpsd.mta import Mta, Slots, assumed

@@ -9,8 +9,9 @@ from typing import Any
 from dpsd import assembly
 from dpsd.capture.file import About, Capture
 from dpsd.config import Config
-from dpsd.core.engine import Engine, Verdict
+from dpsd.core.engine import Engine
 from dpsd.core.lists import Entry, ListName, Lists
+from dpsd.core.sentences import Verdict
 from dpsd.errors import BadArgument
 from dpsd.kernel.ctnetlink import CT_DELETE, HEADER, Decoder, messages
 

@@ -16,18 +16,22 @@ Bids are taken as looks at the table come in, so a tick costs what is ended, not
 
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+from math import inf
 from typing import NamedTuple
 
+from dpsd.core.dumps import Scope
 from dpsd.core.events import State
 from dpsd.core.numbers import DEMAND, DOUBLING, GRACE, IDLE, REPLY_FACTOR, REPLY_SLACK, SPARED
 from dpsd.core.policy import Policy, Pool
-from dpsd.core.sessions import Scope, Session
+from dpsd.core.session import Session
 from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, UNFINISHED
 
 MOST = 1_000  # sessions that are ended together: to end them takes the kernel some 50 ms
 TRIES = 4 * MOST  # bids that are looked at for that
 HIGHEST = 1e6  # bytes a second: no session is worth more
 LOOK = 0.3  # seconds until the next look
+
+RETURNED = 1e6  # goes before any wait
 
 Spared = Callable[[Session], bool]
 
@@ -107,7 +111,8 @@ class Auction:
         if progress.turn == GREETING:
             return
         if progress.turn == DOUBT:
-            self._push(self._doubts, (now - progress.since) / session.peer.rivals, session)
+            waited = (now - progress.since) / session.peer.rivals
+            self._push(self._doubts, waited - RETURNED * _is_back(session), session)
         elif progress.turn == PEER or progress.own_by(now) + LOOK >= self.grace(session).seconds:
             if self._has_returned(session):
                 self._returned.append(session)
@@ -193,3 +198,10 @@ class Auction:
             if not (session.doomed or session.state != State.ESTABLISHED or is_spared(session)):
                 found.append(session)
         return found
+
+
+def _is_back(session: Session) -> bool:
+    """Whether a session was opened after one of no use of its peer was ended, which never delivered
+    mail."""
+    peer = session.peer
+    return peer.deferrals > 0 and session.since > peer.ended_at and peer.mailed_at == -inf

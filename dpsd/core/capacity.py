@@ -25,7 +25,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from dpsd.core.policy import Known, Pool
-from dpsd.core.sessions import ESTABLISHED, IMPLICIT_TLS, Session, Sessions
+from dpsd.core.session import ESTABLISHED, Session
+from dpsd.core.sessions import IMPLICIT_TLS, Sessions
 
 LEAST = 8  # sessions; of fewer nothing is learned
 WAITING = 3  # sessions that have to wait, of at least PEERS

@@ -11,7 +11,7 @@ from itertools import islice
 from math import inf
 
 from dpsd.core.events import Key, State
-from dpsd.core.sessions import Note, Noted, Session, Side
+from dpsd.core.session import Note, Noted, Session, Side
 
 MOST = 2_000  # sessions that are followed; a slot they don't keep
 

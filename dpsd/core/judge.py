@@ -30,17 +30,8 @@ from dpsd.core.policy import Policy
 from dpsd.core.prefixes import LONGEST, Prefix, Prefixes
 from dpsd.core.pressure import Stress
 from dpsd.core.scores import Peer, Scores
-from dpsd.core.sessions import (
-    CLOSED,
-    ESTABLISHED,
-    GONE,
-    LOOKED,
-    OPENED,
-    Note,
-    Noted,
-    Session,
-    Sessions,
-)
+from dpsd.core.session import CLOSED, ESTABLISHED, GONE, LOOKED, OPENED, Note, Noted, Session
+from dpsd.core.sessions import Sessions
 from dpsd.core.turn import DOUBT, GREETING, SERVER, UNFINISHED, Progress
 
 # States in which a session that was in TIME_WAIT is gone. NONE: an old kernel doesn't tell; CLOSE:
@@ -125,7 +116,8 @@ class Judge:
         others have their replies."""
         peer, server = session.peer, self._sessions.server
         returned = session.since > peer.returned_since and peer.open > self._policy.few
-        return returned and server.latency(progress.asked).newest[-1] > progress.since
+        asked = progress.said - progress.begun
+        return returned and server.passed_over(asked, progress.opened, progress.since, 1)
 
     def crowded(
         self, session: Session, own: float, demand: float, guilty: Guilty, now: float

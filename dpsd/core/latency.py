@@ -2,11 +2,16 @@
 
 So that nobody is judged for its slowness, and that it isn't blamed for who never finishes what he
 says. Commands and mails have a latency each: a mail may go through a content filter.
+
+Whether a reply is only late, or was never to come, is told by those who came later: a server that
+has taken others in since then, and answered as much of theirs, hasn't that much to do.
 """
 
 from dataclasses import dataclass, field
+from math import inf
 
 from dpsd.core.numbers import (
+    FIRST_WORD,
     OTHERS,
     REPLY_FACTOR,
     REPLY_SLACK,
@@ -15,17 +20,15 @@ from dpsd.core.numbers import (
     STRESS_LASTS,
 )
 
+SIZES = range(32)  # of what was said, in bits: evidence.delivered_bytes is below 2**31
+
 
 @dataclass(slots=True)
 class Latency:
-    """seconds: what the slower replies lately took; at: when the last one came.
-
-    newest: when the questions were asked that were answered last, the newest of them, oldest first.
-    """
+    """seconds: what the slower replies lately took; at: when the last one came."""
 
     seconds: float = 0.0
     at: float = 0.0
-    newest: list[float] = field(default_factory=lambda: [float("-inf")] * OTHERS)
 
     def took(self, seconds: float, now: float) -> None:
         """Take note of a reply that took so many seconds."""
@@ -34,19 +37,11 @@ class Latency:
         else:
             self.seconds = max(seconds, self.seconds * 2.0 ** ((self.at - now) / STRESS_LASTS))
         self.at = now
-        asked, newest = now - seconds, self.newest
-        if asked > newest[0]:
-            newest[0] = asked
-            newest.sort()
 
     @property
     def limit(self) -> float:
         """Seconds after which a reply is late."""
         return REPLY_FACTOR * self.seconds + REPLY_SLACK
-
-    def passed_over(self, asked: float) -> bool:
-        """Whether as many questions as it takes were asked later than this one, and answered."""
-        return self.newest[0] > asked
 
 
 @dataclass(slots=True)
@@ -62,6 +57,9 @@ class Server:
     mail_bytes: int = 1000
     useful_rate: float = 32.0
     measured: bool | None = None
+    _newest: list[list[tuple[float, float]]] = field(
+        default_factory=lambda: [[(-inf, -inf)] * OTHERS for _ in SIZES]
+    )
 
     def latency(self, asked: int) -> Latency:
         """That of replies to so many bytes."""
@@ -71,3 +69,23 @@ class Server:
         """Whether it has answered nobody for longer than it takes."""
         last = max(self.talk.at, self.mail.at)
         return now - last > max(self.talk.limit, self.mail.limit) + STOOD_STILL
+
+    def answered(self, words: int, opened: float, asked: float) -> None:
+        """A session that was opened then, and asked then, has its reply to so many bytes since its
+        last mail."""
+        for newest in self._newest[: self._size(words) + 1]:
+            if opened >= newest[0][0]:
+                same = [n for n, (known, _) in enumerate(newest) if known == opened]
+                newest[same[0] if same else 0] = (opened, asked)
+                newest.sort()
+
+    def passed_over(self, words: int, opened: float, asked: float, others: int = OTHERS) -> bool:
+        """Whether so many (at most OTHERS) that came later, and asked later, have their reply to as
+        much as this."""
+        newest = self._newest[self._size(words)][-others:]
+        came = opened if words > FIRST_WORD else -inf
+        return all(each > came and then > asked for each, then in newest)
+
+    def _size(self, words: int) -> int:
+        """In bits; all that may be a mail is one size."""
+        return words.bit_length() if words < self.mail_bytes else len(self._newest) - 1

@@ -68,6 +68,15 @@ class Lists:
         for entry in entries:
             self.put(entry)
 
+    def replace(self, entries: Iterable[Entry]) -> None:
+        """Have these entries instead."""
+        for name in ListName:
+            self._entries[name].clear()
+            self._lengths[name].clear()
+        self._expiries.clear()
+        for entry in entries:
+            self.put(entry)
+
     def __len__(self) -> int:
         return sum(map(len, self._entries.values()))
 

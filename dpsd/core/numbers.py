@@ -43,8 +43,8 @@ REPLY_SLACK = 0.5
 sources."""
 
 OTHERS = 3
-"""Questions that were asked later than a doubtful one and have their reply: then that one was never
-finished. Days: one or two come about by chance."""
+"""Sessions that came later than a doubtful one, and have their reply to as much: then that one was
+never finished. Days: one or two come about by chance."""
 
 DEFER = 5.0
 """Seconds for which a peer may open no new session after some of no use were ended. An honest
@@ -83,6 +83,10 @@ Days: one name server that doesn't answer."""
 MILD = 1 / 3
 """Share of a flood of new sessions (evidence.churn_flood) that a server bears well: below it they
 cost nothing. Days: newsletters, and monitors that reset."""
+
+FIRST_WORD = 32
+"""Bytes up to which a peer has said no more than its first command: whoever is answered later tells
+that it isn't finished. Arena: a byte every 3 s."""
 
 STRESS_LASTS = 30.0
 """Seconds that stress outlasts its cause, since attackers come back; and in which a reply latency

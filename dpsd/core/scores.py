@@ -16,7 +16,7 @@ from dpsd.core.evidence import Evidence, Excuse, Kind, Seen
 from dpsd.core.peers import Network, PeerSize
 
 if TYPE_CHECKING:
-    from dpsd.core.sessions import Session
+    from dpsd.core.session import Session
 
 NEGLIGIBLE = 0.5  # slot-seconds; a lower score isn't worth keeping
 MOST = 250_000  # peers to remember; whoever has a whole provider's prefixes could be more

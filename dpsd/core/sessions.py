@@ -10,11 +10,11 @@ found a slice at a time.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from enum import IntEnum
 from heapq import heappop, heappush
 from itertools import islice
 from math import inf
 
+from dpsd.core.dumps import Dumps, Scope
 from dpsd.core.events import (
     ASSURED,
     BEGIN,
@@ -34,100 +34,28 @@ from dpsd.core.events import (
 from dpsd.core.latency import Server
 from dpsd.core.payload import answered, said, shakes_again
 from dpsd.core.relays import Relays
-from dpsd.core.scores import Peer, Scores
+from dpsd.core.scores import Scores
+from dpsd.core.session import (
+    CLOSE,
+    CLOSED,
+    CLOSING,
+    ESTABLISHED,
+    GONE,
+    LOOKED,
+    OPENED,
+    SYN_RECV,
+    Note,
+    Noted,
+    Session,
+    Side,
+)
 from dpsd.core.turn import GREETING, Progress
-
-# By names of the module: an attribute of an enum class takes eight times as long to look up.
-SYN_RECV, ESTABLISHED = State.SYN_RECV, State.ESTABLISHED
-LAST_ACK, CLOSE = State.LAST_ACK, State.CLOSE
-CLOSING = frozenset((State.FIN_WAIT, State.CLOSE_WAIT, LAST_ACK))
 
 IMPLICIT_TLS = frozenset((465,))  # ports on which the peer speaks first (RFC 8314)
 SLICE = 2_000  # sessions at a time: some 2 ms
 QUEUED_FOR = 60.0  # seconds that a session may wait in the server's queue
 CHARGED_EVERY = 1.0  # seconds between two looks at a session that overstays
 BY_SOCKET = 1 << 62  # Session.round of those that only their sockets tell of: no dump misses them
-
-
-class Side(IntEnum):
-    """Who sent the first FIN."""
-
-    NONE = 0
-    PEER = 1
-    SERVER = 2
-
-
-_NOBODY, _PEER = Side.NONE, Side.PEER
-
-
-class Session:
-    """One connection with a proven handshake.
-
-    since: when it entered its state; progress: what looks told of it, None before the first;
-    charged: slot-seconds that its overstays cost its peer, and until when; credited: mails that its
-    peer has credit for; doomed: whether it is
-    being ended; lost: whether the server seems to know nothing of it; round: the last dump that had
-    it.
-    """
-
-    __slots__ = (
-        *("charged", "charged_at", "closer", "credited", "doomed", "key", "lost", "peer", "port"),
-        *("progress", "round", "since", "state"),
-    )
-
-    def __init__(self, key: Key, peer: Peer, port: int, state: int, now: float) -> None:
-        self.key = key
-        self.peer = peer
-        self.port = port
-        self.state = state
-        self.since = self.charged_at = now
-        self.closer = _NOBODY
-        self.progress: Progress | None = None
-        self.charged = 0.0
-        self.doomed = self.lost = False
-        self.round = self.credited = 0
-
-    def blames_peer(self) -> bool:
-        """Whether it is the peer that has to act next.
-
-        The server's FIN waits for the peer's in FIN_WAIT and CLOSE_WAIT; the peer's for the
-        server's. In LAST_ACK the side that sent FIN first owes the last acknowledgement.
-        """
-        if self.state == ESTABLISHED:
-            return True
-        return self.closer == (Side.PEER if self.state == LAST_ACK else Side.SERVER)
-
-    def leaks(self) -> bool:
-        """Whether it is being closed but keeps its slot: the peer has closed, the server hasn't."""
-        return self.closer == _PEER and self.state != LAST_ACK
-
-
-class Note(IntEnum):
-    """What a note tells; behind it in the tuple come the session and a number or a Measure.
-
-    OPENED: a handshake was proven. FOUND: a dump has it, opened who knows when. CLOSED: the session
-    is over, in the state it now has. RESET: it was reset while ESTABLISHED. OVERSTAY, LEAK: it
-    stayed the given seconds, since the last such note, beyond its proper time, and its peer (the
-    server) is to blame. GONE: the kernel measured the whole of a session that ended before. LOOKED:
-    a look told news of an open one.
-    """
-
-    OPENED = 0
-    CLOSED = 1
-    RESET = 2
-    OVERSTAY = 3
-    LEAK = 4
-    GONE = 5
-    FOUND = 6
-    LOOKED = 7
-
-
-OPENED, CLOSED, GONE, LOOKED = Note.OPENED, Note.CLOSED, Note.GONE, Note.LOOKED
-
-
-Noted = tuple[Note, Session, float | Measure | None]
-Scope = tuple[int, int]  # of a dump: port and IP version, 0 for all
-EVERYTHING: Scope = (0, 0)
 
 
 class Sessions:
@@ -146,18 +74,13 @@ class Sessions:
         self.shortest: Mapping[int, Mapping[int, float]] = {0: {}}  # that they can become
         self.server = Server()
         self.established_for = 0.0  # the kernel's own ESTABLISHED timeout, if it is known
-        self._half_open: dict[Scope, int] = {}  # as the last dump of each scope had them
+        self.dumps = Dumps()
         self.counts: Counter[int] = Counter()
-        self._keeping: Counter[int] = (
-            Counter()
-        )  # sessions that keep a slot or wait for one, by port
+        self._keeping: Counter[int] = Counter()  # those that keep a slot or wait for one, by port
         self._going: Counter[int] = Counter()  # those that are being ended, by port
         self._established: Counter[int] = Counter()  # by port
         self.losses = 0  # how often events were lost
-        self.begun: list[Scope] = []  # dumps that began; whoever reads it clears it
-        self.swept: list[Scope] = []  # those that were complete; the same
         self.tells_looks = False  # whether each look at an open session is noted
-        self.scope: Scope = (0, 0)  # of the dump that runs or was the last
         self.endpoints = endpoints
         self._scores = scores
         self.size = scores.size
@@ -169,11 +92,6 @@ class Sessions:
         self.never_had: Collection[Key] = ()  # sessions that the server has no socket of
         self._deadlines: list[tuple[float, int, Session, int, float]] = []
         self._serial = 0
-        self._round = 0
-        self._round_began = 0.0
-        self._losses_before = 0  # those before the dump that runs
-        self._judged_idle: dict[Scope, float] = {}
-        self._complete: dict[Scope, tuple[int, float]] = {}  # dumps: their round, when it began
         self._check: Iterator[Session] = iter(())  # sessions that a dump should have had
         self._unchecked = False  # whether a dump was completed since that check began
 
@@ -195,12 +113,8 @@ class Sessions:
     def by_state(self) -> dict[str, int]:
         """How many sessions are in each state; SYN_RECV: half-open, of unproven peers."""
         states = {State(state).name: n for state, n in sorted(self.counts.items()) if n}
-        return {State.SYN_RECV.name: self.half_open, **states} if self.half_open else states
-
-    @property
-    def half_open(self) -> int:
-        """How many connections were half open when a dump last told. Their source may be forged."""
-        return sum(self._half_open.values())
+        half_open = self.dumps.half_open
+        return {State.SYN_RECV.name: half_open, **states} if half_open else states
 
     def occupying(self, ports: frozenset[int]) -> int:
         """How many sessions to these ports keep a slot, or wait for one: all but those that the
@@ -324,10 +238,6 @@ class Sessions:
                 self._finish(session, notes)
         return notes
 
-    def skip_idle(self) -> None:
-        """Who is idle isn't judged for the time until the next dump."""
-        self._judged_idle.clear()
-
     def _feed_rare(self, event: Event, now: float, notes: list[Noted]) -> None:
         kind, key, status, state, _, measure = event
         if kind == DESTROY:
@@ -335,15 +245,7 @@ class Sessions:
         elif kind == ENTRY:
             self._refresh(event, now, notes)
         elif kind == BEGIN:
-            self.scope, self._round_began = (event[4], event[5]), now
-            self._round += 1
-            self.begun.append(self.scope)
-            if self.scope == EVERYTHING:
-                self._half_open.clear()
-            else:
-                self._half_open.pop(EVERYTHING, None)
-            self._half_open[self.scope] = 0
-            self._losses_before = self.losses
+            self.dumps.begin((event[4], event[5]), self.losses, now)
         elif kind == END and event[4] == 0:
             self._end_of_dump(now, notes)
         elif kind == LOST:
@@ -456,7 +358,7 @@ class Sessions:
             if state == SYN_RECV:
                 _, server, _, port = self.endpoints(key)
                 if self.protects(server, port):
-                    self._half_open[self.scope] = self._half_open.get(self.scope, 0) + 1
+                    self.dumps.had_half_open()
                 return
             if status & ASSURED and (state == ESTABLISHED or state in CLOSING):
                 session = self._begin(key, Note.FOUND, now, notes)
@@ -464,7 +366,7 @@ class Sessions:
             return
         if session.round == BY_SOCKET and session.progress is not None:
             self._counts_anew(session, session.progress, measure)
-        session.round = self._round
+        session.round = self.dumps.round
         if state != session.state:
             self._move(session, state, flags, server_flags, now, notes)
         if self.measured is None:
@@ -492,8 +394,7 @@ class Sessions:
         elif measure.remaining is not None:
             progress.kept(measure.remaining, self.established_for, now)
         stay, proper = self.stay(session, now)
-        over = stay - proper
-        last = self._judged_idle.get(self.scope, now)
+        over, last = stay - proper, self.dumps.judged
         if over > 0 and now > last:
             notes.append((Note.OVERSTAY, session, min(over, now - last)))
         if self.tells_looks or progress.mails - progress.guessed > session.credited:
@@ -526,10 +427,7 @@ class Sessions:
 
     def _end_of_dump(self, now: float, notes: list[Noted]) -> None:
         """Whatever the table no longer has is over."""
-        self._judged_idle[self.scope] = now
-        if self.losses == self._losses_before:
-            self.swept.append(self.scope)
-        self._complete[self.scope] = self._round, self._round_began
+        self.dumps.end(self.losses, now)
         self._unchecked = True
         self._drop_missing(notes)
 
@@ -539,17 +437,10 @@ class Sessions:
         if not some and self._unchecked:
             self._check, self._unchecked = iter(list(self._open.values())), False
             some = list(islice(self._check, SLICE))
+        lack = self.dumps.lack
         for session in some:
-            for scope in self._scopes_of(session):
-                round_, began = self._complete.get(scope, (0, 0.0))
-                if session.round < round_ and session.since < began:
-                    if self._open.get(session.key) is session:
-                        self._finish(session, notes)
-                    break
-
-    def _scopes_of(self, session: Session) -> tuple[Scope, ...]:
-        port, version = session.port, self.version(session)
-        return (port, version), (port, 0), (0, version), (0, 0)
+            if lack(session, self.version(session)) and self.get(session.key) is session:
+                self._finish(session, notes)
 
     def _in(self, session: Session, scope: Scope) -> bool:
         port, version = scope
@@ -574,4 +465,4 @@ class Sessions:
 def _closer(flags: int, server_flags: int) -> Side:
     if flags & CLOSE_INIT:
         return Side.PEER
-    return Side.SERVER if server_flags & CLOSE_INIT else _NOBODY
+    return Side.SERVER if server_flags & CLOSE_INIT else Side.NONE

@@ -12,14 +12,14 @@ socket tells, when it is asked, who spoke last.
 | SERVER     | the peer spoke last, and a reply is due                        | no              |
 | BOTH       | both spoke since the last look                                 | when it is over |
 | DOUBT      | the reply is late: a slow server, or the peer hasn't finished  | no              |
-| UNFINISHED | others that asked later have theirs: the peer hasn't finished  | yes, all of it  |
+| UNFINISHED | others that came later have theirs: the peer hasn't finished   | yes, all of it  |
 """
 
 from enum import IntEnum
 
 from dpsd.core.events import Word
 from dpsd.core.latency import Server
-from dpsd.core.numbers import FADE
+from dpsd.core.numbers import FADE, REPLY_SLACK
 from dpsd.core.payload import CERTIFICATES, HANDSHAKE, is_mail
 
 ROUNDING = 1.5  # the kernel tells remaining times in whole seconds
@@ -46,29 +46,29 @@ _SPOKEN = {(True, False): SERVER, (False, True): PEER, (True, True): BOTH}
 class Progress:
     """What looks told of one open session; times are the engine's, bytes are without headers.
 
-    since: when the turn began; at: the last look. said, answered: bytes of both sides; asked: of
-    the peer's since the last reply. own: seconds of the peer's own turns, and useful: bytes it
-    said, both fading with own time; spent: seconds of the present turn among them. idle: seconds of
-    its own for which it said nothing, or too little (evidence.useful_rate). mails: how many it
-    delivered, guessed: whether that was counted last though more may be to come; goes_on: whether
-    it went on before it was answered, so that no reply can be due yet; turns: replies that it got;
-    replies: packets of the server. rtt: seconds to the peer and back, 0 while unknown; unreached:
-    whether the peer hasn't got the server's last words yet; exact: whether the server's socket
-    told; forgotten_at: when the kernel will forget the session if it stays silent (without
-    counters).
+    opened, since: when the session and when the turn began; at: the last look. said, answered:
+    bytes of both sides; asked: of the peer's since the last reply. own: seconds of the peer's own
+    turns, and useful: bytes it said, both fading with own time; spent: seconds of the present turn
+    among them. idle: seconds of its own for which it said nothing, or too little
+    (evidence.useful_rate). mails: how many it delivered, guessed: whether that was counted last
+    though more may be to come; goes_on: whether it went on before it was answered, so that no reply
+    can be due yet; turns: replies that it got; replies: packets of the server. rtt: seconds to the
+    peer and back, 0 while unknown; unreached: whether the peer hasn't got the server's last words
+    yet; exact: whether the server's socket told; forgotten_at: when the kernel will forget the
+    session if it stays silent (without counters).
     """
 
     __slots__ = (
-        *("answered", "asked", "at", "exact", "forgotten_at", "goes_on", "guessed", "idle"),
-        *("mails", "own", "replies", "rtt"),
+        *("answered", "asked", "at", "begun", "exact", "forgotten_at", "goes_on", "guessed"),
+        *("idle", "mails", "opened", "own", "replies", "rtt"),
         *("said", "since", "spent", "turn", "turns", "unreached", "useful"),
     )
 
     def __init__(self, since: float, greets: bool) -> None:
         """since: when the handshake was proven; greets: whether the server speaks first."""
         self.turn = GREETING if greets else PEER
-        self.since = self.at = since
-        self.said = self.answered = self.asked = 0
+        self.since = self.at = self.opened = since
+        self.said = self.answered = self.asked = self.begun = 0
         self.own = self.useful = self.spent = self.idle = self.rtt = 0.0
         self.mails = self.turns = self.replies = 0
         self.exact = self.guessed = self.goes_on = self.unreached = False
@@ -127,14 +127,24 @@ class Progress:
         self.turn, self.since, self.spent = _SPOKEN[spoke > 0, heard > 0], now, 0.0
 
     def _heard(self, heard: int, spoke: int, server: Server, now: float) -> None:
+        delivered, words = (
+            is_mail(self.asked + spoke, heard, server.mail_bytes),
+            self.said - self.begun,
+        )
         if not spoke and self.turn in (SERVER, DOUBT, UNFINISHED):
             server.latency(self.asked).took(now - self.since, now)
+            server.answered(words, self.opened, self.since)
         elif spoke and self.turn != GREETING:  # it has only now finished what it had begun
-            server.talk.took(0.0, now)  # and a mail within one look, after its commands
-            server.latency(self.asked + spoke).took(0.0, now)
-        delivered = is_mail(self.asked + spoke, heard, server.mail_bytes)
-        if delivered and not self.guessed:
-            self.mails += 1
+            server.talk.took(0.0, now)
+            if delivered and server.mail.seconds < REPLY_SLACK:  # a mail within one look
+                server.mail.took(0.0, now)
+                words += spoke
+            else:  # what it said last may have come after the reply
+                words = min(words + spoke // 2, server.mail_bytes - 1)
+            server.answered(words, self.opened, now)
+        if delivered:
+            self.begun = self.said + spoke
+            self.mails += not self.guessed
         self.guessed = delivered and spoke > 0
         self.answered += heard
         self.asked = 0
@@ -159,7 +169,7 @@ class Progress:
         if self.turn == BOTH:  # then the reply came before the last look
             self.turn = PEER
             self._own(max(0.0, waited - self.rtt))
-        elif latency.passed_over(self.since):
+        elif server.passed_over(self.said - self.begun, self.opened, self.since):
             self.turn = UNFINISHED
             self._own(waited)
         else:

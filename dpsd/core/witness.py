@@ -15,16 +15,8 @@ from itertools import islice
 from math import inf
 
 from dpsd.core.events import Key, Measure, Word
-from dpsd.core.sessions import (
-    BY_SOCKET,
-    ESTABLISHED,
-    GONE,
-    LOOKED,
-    Note,
-    Noted,
-    Session,
-    Sessions,
-)
+from dpsd.core.session import ESTABLISHED, GONE, LOOKED, Note, Noted, Session
+from dpsd.core.sessions import BY_SOCKET, Sessions
 
 MOST = 20_000  # sessions that are followed by their sockets
 SUSPECTS = 1_000  # sessions at a time that the server may never have had

@@ -43,7 +43,7 @@ async def adoptable(engine: Engine, guard: Guard, keeper: Keeper, clock: Clock) 
         _entry(element, until, now, is_lost)
         for element, until in found.items()
         if not _is_known(last.get(element), table.lasts.get(element))
-        and (element[0] is ListName.WHITE or not engine.immune(element[1]))
+        and (element[0] is ListName.WHITE or not engine.owners.immune(element[1]))
     ]
     table.lasts = {}
     return adopted

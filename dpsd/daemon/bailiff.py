@@ -9,11 +9,12 @@ from ipaddress import ip_network
 from math import inf
 
 from dpsd.config import format_duration
-from dpsd.core.engine import Engine, Settled, Verdict
+from dpsd.core.engine import Engine, Settled
 from dpsd.core.events import Key
 from dpsd.core.lists import OPERATOR, SCORE, Change, Drop, Entry, ListName, Put
 from dpsd.core.peers import Network
 from dpsd.core.retries import Retries
+from dpsd.core.sentences import Verdict
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.endings import Endings
 from dpsd.daemon.guard import Guard

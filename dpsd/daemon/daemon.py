@@ -266,7 +266,7 @@ class Daemon:
     async def _start_over(self) -> None:
         """Take the lists from the store as they are there, and bring them into the kernel."""
         entries = await self._keeper.load()
-        self._engine.lists = Lists(entries)
+        self._engine.lists.replace(entries)
         self._swept = False
         try:
             await self._guard.load()
@@ -346,7 +346,7 @@ class Daemon:
             return
         if found != self._host:
             self._host = found
-            self._engine.immune = found.is_near
+            self._engine.owners.immune = found.is_near
             self._engine.sessions.protects = assembly.protects(self._config, found)
             assembly.set_relays(self._engine, found, self._mail.said)
 

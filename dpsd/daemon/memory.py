@@ -42,7 +42,9 @@ class Memory:
             return min(clock.from_wall(at), now)
 
         blocks = await self._keeper.run(lambda store: store.blocks_since(within))
-        engine.blocks = {peer: [min(at, now) for at in times] for peer, times in blocks.items()}
+        engine.sentences.blocks = {
+            peer: [min(at, now) for at in times] for peer, times in blocks.items()
+        }
         since = now - self._lasts()
         for row in await self._keeper.run(lambda store: store.peers(since, MOST)):
             if engine.size.is_peer(row.peer):

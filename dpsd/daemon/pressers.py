@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 
-from dpsd.core.engine import Pressing
+from dpsd.core.owners import Pressing
 
 AGAIN = 3600.0  # seconds between two warnings about one peer
 

@@ -44,7 +44,7 @@ def snapshot(
         },
         "sessions": {
             "open": len(engine.sessions),
-            "half_open": engine.sessions.half_open,
+            "half_open": engine.sessions.dumps.half_open,
             "by_state": engine.sessions.by_state(),
             "sockets": sockets,
             "unseen": len(engine.witness),

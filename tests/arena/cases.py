@@ -124,6 +124,8 @@ def _servers() -> Iterator[Case]:
     yield replace(overload, name=f"{overload.name}, {hold.name}", attacks=hold.attacks)
     for case in (Case("peace"), hold, trickle):
         yield replace(case, name=f"slow disk: {case.name}", slow=True)
+    for case in (hold, trickle, stall, mailhold):
+        yield replace(case, name=f"20 slots, slow disk: {case.name}", slow=True, slots=20, load=0.5)
     for case in (hold, trickle, stall):
         yield replace(case, name=f"no sockets: {case.name}", sockets=False)
     for case in (hold, trickle):

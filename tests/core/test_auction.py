@@ -23,7 +23,7 @@ from dpsd.core.numbers import (
 )
 from dpsd.core.policy import Pool
 from dpsd.core.scores import Peer
-from dpsd.core.sessions import Session
+from dpsd.core.session import Session
 from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, SERVER, UNFINISHED, Progress, Turn
 from tests.core.transcript import PLAIN, SIZE, Stage, peers
 
@@ -234,6 +234,16 @@ def test_of_doubtful_ones_those_of_a_peer_that_holds_many_go_first_and_none_of_t
     assert names(take(auction(*lone), 5, spared=100)) == []
 
 
+def test_of_doubtful_ones_those_that_came_back_go_before_others() -> None:
+    """A stranger whose session of no use was ended is no better than others that wait as long."""
+    back, delivers = peer("back"), peer("delivers")
+    for each in (back, delivers):
+        each.deferrals, each.ended_at = 1, -1.0
+    delivers.mailed_at = -1.0
+    doubts = [session(of, 0.0, own, DOUBT) for of, own in ((delivers, 1.0), (back, 9.0))]
+    assert names(take(auction(*doubts), 1)) == ["back"]
+
+
 def test_who_never_finished_what_it_says_is_as_one_who_is_silent() -> None:
     assert names(take(auction(session(peer("a"), 0.0, turn=UNFINISHED)))) == ["a"]
 
@@ -370,6 +380,7 @@ def test_who_is_asked_for_by_a_socket_that_knows_better_stays() -> None:
         ("what it said wasn't read yet", Word(9.0, False, 20, 300, 0.01, 20, 0, True), False),
         ("it waits to be accepted", Word(9.0, False, 0, 0, 0.01, 0, 0, False), False),
         ("it was told something just now", Word(0.1, True, 20, 300, 0.01, 0, 0, True), False),
+        ("late: it bids as doubtful first", Word(1.0, False, 90, 300, 0, 0, 0, True), False),
         ("no socket tells of it, as where there are none", None, True),
     ],
 )

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from dpsd.core import engine as engine_module
-from dpsd.core import halfclosed, prefixes, scores, sessions
+from dpsd.core import halfclosed, owners, prefixes, scores, sessions
 from dpsd.core.auction import MOST, TRIES
-from dpsd.core.engine import OVER, RECALLED, Engine
+from dpsd.core.engine import OVER, Engine
 from dpsd.core.events import (
     ASSURED,
     BEGIN,
@@ -32,11 +31,12 @@ from dpsd.core.events import (
 )
 from dpsd.core.lists import SCORE, Entry, ListName, Lists
 from dpsd.core.policy import Pool
+from dpsd.core.sentences import RECALLED
 from tests.core.transcript import PLAIN, SIZE
 
 LINES = 40  # that are run at most for one thing, on average
 SLICES = (
-    *(sessions.SLICE, sessions.SLICE, scores.SLICE, prefixes.SLICE, engine_module.SLICE),
+    *(sessions.SLICE, sessions.SLICE, scores.SLICE, prefixes.SLICE, owners.SLICE),
     *(OVER, RECALLED, TRIES),
 )
 BOUND = LINES * sum(SLICES)
@@ -257,6 +257,6 @@ def test_the_end_of_a_dump(number: int, left: int) -> None:
 def test_blocks_to_forget(number: int) -> None:
     made = engine()
     for n in range(number):
-        made.blocks[ip_network(v4(n)[0])] = [0.0]
+        made.sentences.blocks[ip_network(v4(n)[0])] = [0.0]
     assert lines(lambda: made.tick(1e9)) < BOUND
-    assert len(made.blocks) == number - RECALLED
+    assert len(made.sentences.blocks) == number - RECALLED

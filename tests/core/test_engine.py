@@ -292,7 +292,7 @@ def test_blocks_double_then_it_is_black() -> None:
 
 def test_old_blocks_dont_count() -> None:
     stage = Stage()
-    stage.engine.blocks[network(A)] = [-31 * 86400.0, -32 * 86400.0]
+    stage.engine.sentences.blocks[network(A)] = [-31 * 86400.0, -32 * 86400.0]
     assert stage.play(crowd(A, 80)).verdicts == [(0.0, "block", A, 600.0)]
 
 
@@ -332,7 +332,7 @@ def test_peers_within_a_released_prefix_are_judged_again(way: str) -> None:
         stage.engine.lists.drop(ListName.BLOCK, prefix)
         stage.engine.release(prefix)
     elif way == "reread":
-        stage.engine.lists = Lists()
+        stage.engine.lists.replace([])
     stage.until(61)  # what it did before is forgotten bit by bit
     assert stage.evidence(A) == {}
     stage.play(crowd(A, 80, at=61, first=100))
@@ -504,9 +504,9 @@ def test_another_policy_takes_effect() -> None:
 def test_old_things_are_forgotten() -> None:
     stage = Stage({"half_life": 60.0}).play(crowd(A, 80, f"{HELD} CLOSE")).until(4000)
     assert len(stage.engine.scores) == 0
-    assert list(stage.engine.blocks) == [network(A)]
+    assert list(stage.engine.sentences.blocks) == [network(A)]
     stage.engine.tick(40 * 86400.0)
-    assert not stage.engine.blocks
+    assert not stage.engine.sentences.blocks
 
 
 # Whatever comes
@@ -602,7 +602,7 @@ def check(engine: Engine, now: float) -> None:
     doomed = sum(session.doomed for session in open_ if session.state == State.ESTABLISHED)
     assert sessions.going(frozenset()) == doomed
     assert everywhere == sum(sessions.occupying(frozenset({port})) for port in (25, 587))
-    assert sum(sessions.by_state().values()) == len(open_) + sessions.half_open
+    assert sum(sessions.by_state().values()) == len(open_) + sessions.dumps.half_open
     for session in open_:
         assert session.state in {3, 4, 5, 6}
         assert session.since <= now
@@ -671,8 +671,8 @@ def test_honest_sessions_in_any_order_cost_nothing(sessions: list[str]) -> None:
 def test_what_an_operator_lifts_counts_no_more() -> None:
     stage = Stage()
     peer = SIZE.parse("192.0.2.77")
-    stage.engine.blocks[peer] = [1.0, 2.0]
+    stage.engine.sentences.blocks[peer] = [1.0, 2.0]
     stage.engine.release(peer)  # its time was over: it counts towards the black list
-    assert stage.engine.blocks[peer] == [1.0, 2.0]
+    assert stage.engine.sentences.blocks[peer] == [1.0, 2.0]
     stage.engine.forgive(peer)
-    assert peer not in stage.engine.blocks
+    assert peer not in stage.engine.sentences.blocks

@@ -5,7 +5,7 @@ from typing import Any
 from dpsd.core.events import State
 from dpsd.core.halfclosed import MOST, HalfClosed
 from dpsd.core.scores import Peer
-from dpsd.core.sessions import Note, Session
+from dpsd.core.session import Note, Session
 from tests.core.transcript import Stage
 
 A, B = "203.0.113.1", "203.0.113.2"

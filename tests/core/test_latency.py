@@ -1,13 +1,12 @@
 """How long the server takes to answer, and when it answers nobody."""
 
-from math import inf
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpsd.core.latency import Latency, Server
 from dpsd.core.numbers import (
+    FIRST_WORD,
     OTHERS,
     REPLY_FACTOR,
     REPLY_SLACK,
@@ -45,16 +44,54 @@ def test_it_is_never_more_than_the_slowest_reply(replies: list[tuple[float, floa
         assert 0 <= latency.seconds <= max(took for _, took in replies)
 
 
+def passed(server: Server, number: int, words: int, opened: float, asked: float) -> None:
+    for n in range(number):
+        server.answered(words, opened + n / 10, asked + n / 10)
+
+
 def test_who_is_passed_over_by_as_many_as_it_takes() -> None:
-    latency = Latency()
-    assert latency.newest == [-inf] * OTHERS
-    for n in range(OTHERS):
-        assert not latency.passed_over(5.0)
-        latency.took(1.0, 7.0 + n)  # asked at 6 and later
-    assert latency.passed_over(5.0)
-    assert not latency.passed_over(6.5)
-    latency.took(30.0, 10.0)  # an old question answered at last doesn't count
-    assert latency.passed_over(5.0)
+    server = Server()
+    for number in range(OTHERS):
+        assert not server.passed_over(90, 5.0, 5.5)
+        server.answered(90, 6.0 + number, 7.0)
+    assert server.passed_over(90, 5.0, 5.5)
+    assert not server.passed_over(90, 6.0, 6.5)  # the first of them didn't come later
+    assert not server.passed_over(90, 5.0, 7.0)  # they didn't ask later
+    assert server.passed_over(90, 7.0, 6.5, 1)
+    server.answered(90, 1.0, 30.0)  # an old session's reply doesn't count, nor hides the others'
+    assert server.passed_over(90, 5.0, 5.5)
+
+
+def test_one_session_counts_once_however_often_it_is_answered() -> None:
+    server = Server()
+    for n in range(OTHERS + 2):
+        server.answered(90, 6.0, 7.0 + n)
+    assert not server.passed_over(90, 5.0, 5.5)
+
+
+@pytest.mark.parametrize(
+    ("what", "theirs", "mine", "passed_over"),
+    [
+        ("they didn't get as far", 40, 90, False),
+        ("as far", 90, 90, True),
+        ("further", 4000, 90, True),
+        ("mails are mails", 1500, 500_000, True),
+        ("commands aren't", 900, 4000, False),
+    ],
+)
+def test_who_passes_over_got_as_far(what: str, theirs: int, mine: int, passed_over: bool) -> None:
+    """Who takes recipient after recipient is answered at once, while the first one of a mail may
+    have to wait."""
+    server = Server()
+    passed(server, OTHERS, theirs, 6.0, 7.0)
+    assert server.passed_over(mine, 5.0, 5.5) is passed_over, what
+
+
+def test_a_first_word_that_isnt_finished_is_told_by_whoever_asks_later() -> None:
+    server = Server()
+    passed(server, OTHERS, 300, 1.0, 7.0)
+    assert server.passed_over(FIRST_WORD, 5.0, 5.5)
+    assert not server.passed_over(FIRST_WORD + 1, 5.0, 5.5)
 
 
 def test_mails_have_a_latency_of_their_own() -> None:

@@ -11,7 +11,7 @@ from dpsd.core.evidence import Evidence, Kind
 from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import PeerSize
 from dpsd.core.scores import TIME_WAITS_END, Scores
-from dpsd.core.sessions import Session
+from dpsd.core.session import Session
 from tests.core.transcript import network
 
 A, B = b"\xcb\x00\x71\x01", b"\xcb\x00\x71\x02"

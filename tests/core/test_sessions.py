@@ -32,7 +32,7 @@ def test_forged_floods_are_only_counted_by_dumps() -> None:
         stage.play(f"1 203.0.113.{number % 50} SYN_RECV".replace(" SYN", f"#{number} SYN"))
     assert stage.states == {}
     assert stage.play("2 kernel dump").states == {"SYN_RECV": 500}
-    assert stage.engine.sessions.half_open == 500
+    assert stage.engine.sessions.dumps.half_open == 500
     assert len(stage.engine.sessions) == 0
     for number in range(500):
         stage.play(f"31 203.0.113.{number % 50}#{number} GONE")

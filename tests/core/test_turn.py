@@ -81,11 +81,11 @@ def test_one_that_speaks_first_is_owed_nothing_before() -> None:
 # Doubt, and what ends it
 
 
-def busy(*answered: float) -> Server:
-    """A server that answered others who asked at these times, each after 0.1 s."""
+def busy(*asked: float, words: int = 300) -> Server:
+    """A server that answered others who came and asked at these times."""
     server = Server()
-    for asked in answered:
-        server.talk.took(0.1, asked + 0.1)
+    for n, at in enumerate(asked):
+        server.answered(words, at + n / 1000, at + n / 1000)
     return server
 
 
@@ -110,10 +110,23 @@ def test_mails_and_commands_are_not_compared() -> None:
     server = busy(*[3.0] * OTHERS)
     mail = after((1, 0, GREETED), (2, 5000, GREETED), (60, 5000, GREETED), server=server)
     assert mail.turn == DOUBT
-    for _ in range(OTHERS):
-        server.mail.took(1.0, 61.0)
+    for n in range(OTHERS):
+        server.answered(3000, 50.0 + n, 58.0 + n)
     mail.look(5000, GREETED, server, 62.0)
     assert mail.turn == UNFINISHED
+
+
+def test_a_mail_within_one_look_tells_of_mails_only_where_they_are_answered_as_fast() -> None:
+    """In a look in which both spoke the server may still owe that mail its reply."""
+    for seconds, told in ((0.0, True), (8.0, False)):
+        server = Server()
+        server.mail.seconds = seconds
+        for n in range(OTHERS):
+            other = Progress(10.0 + n, True)
+            other.look(0, GREETED, server, 10.1 + n)
+            other.look(5000, 300, server, 10.4 + n)
+        assert server.passed_over(3000, 9.0, 9.5) is told, seconds
+        assert server.passed_over(500, 9.0, 9.5)
 
 
 def test_who_goes_on_unanswered_had_not_finished() -> None:

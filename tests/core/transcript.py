@@ -31,7 +31,7 @@ from typing import Any
 
 from dpsd import assembly
 from dpsd.config import Config
-from dpsd.core.engine import Engine, Verdict
+from dpsd.core.engine import Engine
 from dpsd.core.events import (
     ASSURED,
     BEGIN,
@@ -50,6 +50,7 @@ from dpsd.core.events import (
 from dpsd.core.lists import Entry, ListName, Lists
 from dpsd.core.peers import Network, PeerSize
 from dpsd.core.policy import Pool
+from dpsd.core.sentences import Verdict
 
 SIZE = PeerSize()
 SERVERS = {4: "192.0.2.25", 6: "2001:db8::25"}

@@ -80,7 +80,7 @@ def test_peers_of_a_clock_that_was_ahead(store: Store, tmp_path: Path) -> None:
     assert engine.scores.credit(peer, now) == pytest.approx(3.0, abs=0.1)
     assert peer.evidence[Kind.EMPTY, ""].at <= now
     assert engine.scores.opened(peer, now)
-    assert [at <= now for at in engine.blocks[OTHER]] == [True]
+    assert [at <= now for at in engine.sentences.blocks[OTHER]] == [True]
 
 
 def test_what_only_holds_a_peer_up_is_told_though_it_costs_nothing(

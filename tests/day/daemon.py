@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from dpsd.core.engine import Engine, Verdict
+from dpsd.core.dumps import Scope
+from dpsd.core.engine import Engine
 from dpsd.core.events import Event, Key, State, Word
-from dpsd.core.sessions import Scope
+from dpsd.core.sentences import Verdict
 
 if TYPE_CHECKING:
     from tests.day.session import Session
