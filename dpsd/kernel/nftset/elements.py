@@ -26,6 +26,7 @@ class ElementSocket:
 
     def __init__(self, table: str) -> None:
         self._table = table
+        self._stopped = False
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the request
@@ -33,6 +34,10 @@ class ElementSocket:
         with suppress(PermissionError):  # then what is sent will be refused anyway
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+
+    def stop(self) -> None:
+        """Dump no more: one that goes on in another thread ends with KernelError."""
+        self._stopped = True
 
     def close(self) -> None:
         """Close the socket; the sets stay as they are."""
@@ -144,6 +149,8 @@ class ElementSocket:
         """
         self._socket.send(request)
         while True:
+            if self._stopped:
+                raise KernelError("table inet dpsd: it isn't asked any more")
             try:
                 answer = self._socket.recv(_DATAGRAM)
             except BlockingIOError:
