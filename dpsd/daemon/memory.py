@@ -21,6 +21,7 @@ from dpsd.store import PeerRow, evidence_json, evidence_of
 log = logging.getLogger("dpsd")
 
 SAVED_A_FLUSH = 500  # peers' scores
+AGAIN = 10.0  # seconds after a failure, which may have kept the store's thread busy for five
 AT_A_STOP = 5.0  # seconds for all of them
 SESSIONS_TOLD = 1_000  # of a peer, by state
 WORTH_SAVING = 1.0  # slot-seconds
@@ -33,6 +34,7 @@ class Memory:
         self._engine = engine
         self._keeper = keeper
         self._clock = clock
+        self._not_before = 0.0  # of the steady clock; since it failed
 
     async def recall(self) -> None:
         """Take up scores and earlier blocks from the store. Raises DpsdError if it fails."""
@@ -63,7 +65,8 @@ class Memory:
     async def save(self) -> None:
         """Write the scores that changed lately, some of them if there are very many."""
         changed = self._engine.scores.changed
-        await self._write(changed.pop() for _ in range(len(changed)))
+        if time.monotonic() >= self._not_before:
+            await self._write(changed.pop() for _ in range(len(changed)))
 
     async def save_all(self) -> None:
         """Write every score that changed, before a stop; what isn't written by then is given up."""
@@ -90,6 +93,7 @@ class Memory:
     async def _write(self, keys: Iterable[bytes]) -> None:
         rows = self._rows(keys)
         if rows and not await self._keeper.save(rows):
+            self._not_before = time.monotonic() + AGAIN
             size = self._engine.size
             self._engine.scores.changed.update(
                 size.key(row.peer.network_address.packed) for row in rows
