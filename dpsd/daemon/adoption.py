@@ -37,9 +37,11 @@ async def adoptable(engine: Engine, guard: Guard, keeper: Keeper, clock: Clock) 
     size, is_near, lasts = engine.size, engine.owners.immune, table.lasts
 
     def entries() -> list[Entry]:
+        # In the store's order: written in the kernel's, each part would touch most of its pages.
+        order = sorted(found.items(), key=lambda each: str(each[0][1]))
         return [
             _entry(element, until, now, is_lost)
-            for element, until in found.items()
+            for element, until in order
             if (is_lost or size.is_whole(element[1]))
             and element not in known
             and not _is_known(last.get(element), lasts.get(element))

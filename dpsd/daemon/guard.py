@@ -269,6 +269,7 @@ class Guard:
         for task in (self._repair, self._comparing):
             if task is not None:
                 task.cancel()
+        self.table.stop()
         self._thread.shutdown()
         self.table.close()
 

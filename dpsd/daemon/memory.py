@@ -25,6 +25,7 @@ log = logging.getLogger("dpsd")
 SAVED_A_FLUSH = 500  # peers' scores
 LOOKED_AT = 2_000  # peers whose score changed, for that
 TOGETHER = 100  # of them before the loop sees to anything else: some 1 ms
+AGAIN = 10.0  # seconds after a failure, which may have kept the store's thread busy for five
 AT_A_STOP = 5.0  # seconds for all of them
 SESSIONS_TOLD = 1_000  # of a peer, by state
 WORTH_SAVING = 1.0  # slot-seconds
@@ -37,6 +38,7 @@ class Memory:
         self._engine = engine
         self._keeper = keeper
         self._clock = clock
+        self._not_before = 0.0  # of the steady clock; since it failed
 
     async def recall(self) -> None:
         """Take up scores and earlier blocks from the store. Raises DpsdError if it fails."""
@@ -68,6 +70,8 @@ class Memory:
 
     async def save(self) -> None:
         """Write the scores that changed lately, some of them if there are very many."""
+        if time.monotonic() < self._not_before:
+            return
         changed, rows = self._engine.scores.changed, list[PeerRow]()
         for _ in range(0, LOOKED_AT, TOGETHER):
             if not changed or len(rows) >= SAVED_A_FLUSH:
@@ -95,6 +99,7 @@ class Memory:
     async def _write(self, rows: list[PeerRow]) -> None:
         """What can't be written now counts as changed again."""
         if rows and not await self._keeper.save(rows):
+            self._not_before = time.monotonic() + AGAIN
             size = self._engine.size
             changed = (size.key(row.peer.network_address.packed) for row in rows)
             self._engine.scores.changed.update(changed)

@@ -47,7 +47,6 @@ def costs(gateway: Gateway) -> Iterator[Row]:
     yield "  conntrack -E", spread([each.session for each in theirs], ".1f") + " us", ""
     ratios = [a.session / b.session for a, b in zip(ours, theirs, strict=True)]
     yield "  dpsd / conntrack -E", spread(ratios, ".2f"), "0.5 or less"
-    yield "  dpsd at rest", f"{100 * at_rest:.1f} % of a processor", ""
     yield "CPU of an event", "", ""
     yield "  dpsd, all of it", spread([each.event for each in ours], ".2f") + " us", ""
     yield "  conntrack -E", spread([each.event for each in theirs], ".2f") + " us", ""

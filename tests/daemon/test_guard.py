@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from dpsd.core.lists import Element, ListName, Put
 from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
-from dpsd.kernel.nftset import Crashed, TableSpec, child, library
+from dpsd.kernel.nftset import Crashed, TableSpec, child, library, wire
 from dpsd.kernel.nftset.ruleset import SIZES
 from tests.daemon.live import eventually
 from tests.kernel.netns import fresh, inside, run
@@ -122,6 +123,31 @@ def test_what_finds_no_room_while_the_table_is_loaded_fails_no_load(
 
     guarded(lambda: wanted, work)
     assert "a change failed" not in caplog.text
+
+
+@pytest.mark.usefixtures("namespace")
+def test_a_stop_waits_for_no_dump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells 250,000 elements in 4 s and more; nobody wants them any more."""
+    first = int(IPv4Network("172.16.0.0/12").network_address)
+    wanted: Wanted = {(ListName.BLOCK, IPv4Network((first + i, 32))): None for i in range(2000)}
+    parts, go_on = Semaphore(0), Event()
+    found = wire.found
+
+    def slowly(*datagram: Any) -> Any:
+        parts.release()
+        assert go_on.wait(20)
+        return found(*datagram)
+
+    async def work(guard: Guard) -> None:
+        monkeypatch.setattr(wire, "found", slowly)
+        looking = asyncio.create_task(guard.reconcile())
+        assert await asyncio.to_thread(parts.acquire, timeout=20)
+        guard.table.stop()
+        go_on.set()
+        await looking
+        assert not parts.acquire(blocking=False)
+
+    guarded(lambda: wanted, work)
 
 
 @pytest.mark.usefixtures("namespace")

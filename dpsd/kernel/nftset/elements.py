@@ -29,6 +29,7 @@ class ElementSocket:
 
     def __init__(self, table: str) -> None:
         self._table = table
+        self._stopped = False
         self._socket = self._open()
 
     @staticmethod
@@ -41,6 +42,10 @@ class ElementSocket:
             opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
             opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         return opened
+
+    def stop(self) -> None:
+        """Dump no more: one that goes on in another thread ends with KernelError."""
+        self._stopped = True
 
     def close(self) -> None:
         """Close the socket; the sets stay as they are."""
@@ -162,6 +167,8 @@ class ElementSocket:
         try:
             self._socket.send(request)
             while monotonic() < until:
+                if self._stopped:
+                    raise KernelError("table inet dpsd: it isn't asked any more")
                 answer = self._socket.recv(_DATAGRAM)
                 for kind, _, start, end in wire.messages(answer):
                     is_last = kind in {wire.NLMSG_DONE, wire.NLMSG_ERROR}

@@ -64,6 +64,10 @@ class Table:
         self.lasts: dict[Element, float] = {}
         self._late = 0.0  # seconds by which elements may outstay, for load() took its time
 
+    def stop(self) -> None:
+        """Read no more: what reads in another thread meanwhile ends with KernelError."""
+        self._dumps.stop()
+
     def close(self) -> None:
         """Close the sockets; the table stays in the kernel as it is."""
         self._nft.close()
