@@ -13,6 +13,7 @@ from dpsd.core.lists import Element, ListName, Put
 from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
+from dpsd.errors import KernelError
 from dpsd.kernel.nftset import Crashed, TableSpec, child, library
 from tests.daemon.live import eventually
 from tests.kernel.netns import fresh, inside, run
@@ -126,6 +127,25 @@ def test_deferral_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> N
         run("nft delete table inet dpsd")
         guard.defer(peers)
         assert caplog.text.count("nobody is deferred") == 2
+
+    guarded(dict, work)
+
+
+@pytest.mark.usefixtures("namespace")
+def test_what_cannot_be_counted_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise KernelError("the kernel says no")
+
+    async def work(guard: Guard) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(guard.table, "dropped", refused)
+            await guard.count()
+            await guard.count()
+        assert caplog.text.count("the kernel says no; what is dropped isn't counted") == 1
+        await guard.count()
+        assert guard.dropped.packets == 0
 
     guarded(dict, work)
 
