@@ -14,6 +14,7 @@ from typing import Any
 
 ADDRESS = "\0dpsd"
 PATIENCE = 1.0  # seconds that either end waits for the other
+ANSWER = 4.0  # seconds that the command waits for what the daemon did, on a busy machine
 SERVICE = "dpsd"  # the user that the package's daemon runs as
 MOST = 500  # peers of one request
 ROOM = 1 << 17  # bytes of a request or an answer, at most
@@ -57,6 +58,7 @@ def ask(request: Json) -> Json | None:
             if user_of(asking) not in may_run_dpsd():
                 return None
             asking.send(json.dumps(request).encode())
+            asking.settimeout(ANSWER)
             answer = json.loads(asking.recv(ROOM))
         except (OSError, ValueError):
             return None

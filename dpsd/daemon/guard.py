@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -48,7 +47,7 @@ class Guard:
         self._stands = False  # the table that was found, as it is
         self._failures = 0  # of loads
         self._broken = False
-        self._defer_fails = False  # and that was told
+        self._defer_fails = self._count_fails = False  # and that was told
         self._meanwhile: list[Change] = []
         self._repair: asyncio.Task[None] | None = None
         self._comparing: asyncio.Task[None] | None = None
@@ -248,10 +247,16 @@ class Guard:
         return await self._run(self.table.differences, dict(self._wanted()))
 
     async def count(self) -> None:
-        """Look how much was dropped; what can't be read stays as it was."""
-        with suppress(DpsdError):
+        """Look how much was dropped; what can't be read stays as it was, and that is told once."""
+        try:
             self.dropped = await asyncio.to_thread(self.table.dropped)
             self.deferred = await asyncio.to_thread(self.table.deferred)
+        except DpsdError as problem:
+            if not self._count_fails:
+                log.error("%s; what is dropped isn't counted", problem)
+            self._count_fails = True
+        else:
+            self._count_fails = False
 
     def mend(self, why: str) -> None:
         """Load the table again in the background, until it is as it should be."""

@@ -14,6 +14,7 @@ from dpsd.core.lists import Element, ListName, Put
 from dpsd.core.peers import Network
 from dpsd.daemon.clock import Clock
 from dpsd.daemon.guard import Guard
+from dpsd.errors import KernelError
 from dpsd.kernel.nftset import Crashed, TableSpec, child, library, wire
 from dpsd.kernel.nftset.ruleset import SIZES
 from tests.daemon.live import eventually
@@ -238,6 +239,24 @@ def test_the_table_that_is_there_stands_until_it_is_known_what_it_holds(
 
     asyncio.run(begin())
     assert "somebody else" not in caplog.text
+
+
+def test_what_cannot_be_counted_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise KernelError("the kernel says no")
+
+    async def work(guard: Guard) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(guard.table, "dropped", refused)
+            await guard.count()
+            await guard.count()
+        assert caplog.text.count("the kernel says no; what is dropped isn't counted") == 1
+        await guard.count()
+        assert guard.dropped.packets == 0
+
+    guarded(dict, work)
 
 
 DIES = """

@@ -74,6 +74,18 @@ def test_a_locked_store_delays_no_operator(locked: Dpsd, host: MailHost) -> None
     blocking.join()
 
 
+def test_a_busy_daemon_is_waited_for(locked: Dpsd, host: MailHost) -> None:
+    """Else it does what was asked for, and the command says that nobody did."""
+    os.kill(locked.pid, signal.SIGSTOP)
+    going_on = threading.Timer(2.5, os.kill, (locked.pid, signal.SIGCONT))
+    going_on.start()
+    freed = locked.cli("unblock", "10.99.191.1")
+    going_on.join()
+    assert freed.returncode == 0, freed
+    assert "a restart undoes it" in freed.stderr
+    assert host.reached("10.99.191.1")
+
+
 def test_who_may_not_change_the_store_may_not_ask_the_daemon(locked: Dpsd, host: MailHost) -> None:
     words = json.dumps({
         "store": f"{locked.directory}/dpsd.db",

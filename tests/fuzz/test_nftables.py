@@ -107,7 +107,7 @@ OWN = (77, 4_000_000_000)
 TABLES = (b"dpsd\0", b"dpsd_ending\0", b"dps\0", b"theirs\0", b"dpsd2\0")
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(
     st.sampled_from((*OWN, 78, 0)),
     st.lists(

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="faults: for how long each")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--millions", type=float, default=100.0, help="datagrams")
-    parser.add_argument("--speed", type=float, default=120.0, help="day: how many times as fast")
+    parser.add_argument("--speed", type=float, default=240.0, help="day: how many times as fast")
     parser.add_argument("--hours", type=float, default=24.0, help="day: how many of them")
     given = parser.parse_args()
     private.enter()

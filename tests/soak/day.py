@@ -95,11 +95,12 @@ def run(
         for number, lasts in enumerate(lengths):
             assert not field.operate(f"block 10.94.{number}.1 --for {lasts}"), field.daemon.tail()
             assert not field.operate(f"block 10.94.{number}.128/25 --for {lasts}")
-        for hour in range(1, round(hours) + 1):
-            wave = HOUR / speed * OF_AN_HOUR
+        step = min(HOUR, hours * HOUR)
+        for hour in range(1, round(hours * HOUR / step) + 1):
+            wave = step / speed * OF_AN_HOUR
             gang = Attack("hold", 12, 6, wave, first=(hour % GANGS) * 12, seed=chance.randrange(99))
             attacking = field.attack(gang)
-            time.sleep(max(0.0, began + hour * HOUR / speed - time.monotonic()))  # the hour passes
+            time.sleep(max(0.0, began + hour * step / speed - time.monotonic()))  # the hour passes
             attacking.wait(60)
             wrong += [f"hour {hour}: {each}" for each in _settled(field)]
             memory, drift = field.memory(), field.drift()

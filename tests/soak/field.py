@@ -150,7 +150,9 @@ class Field:
         done = self.daemon.cli(*line.split())
         words = line.split()
         wanted = {"allow": "white", "block": "black" if "--permanent" in words else "block"}
-        if done.returncode == 0:
+        if done.returncode:
+            self.expected.pop(words[1], None)  # nobody knows what it did
+        else:
             self.expected[words[1]] = wanted.get(words[0])
             self.ends.pop(words[1], None)
             if "--for" in words:
