@@ -209,6 +209,7 @@ def test_the_worst_attack_stands_for_a_position() -> None:
     runs = keyed(
         made("host/hold/1", 10),
         made("host/churn/1", 9, recovery=2.5, listings=[1.0, 1.0, 1.0, 1.0]),
+        made("host/four/1", 1, busy=9.0),
         made("host/bare/1", 1, told={}, recovery=None),
         made("watch/hold/1", 5, recovery=None, listings=[]),
     )

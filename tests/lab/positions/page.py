@@ -92,7 +92,7 @@ def kinds(runs: Runs) -> str:
     names = CASES["four"].kinds
     made = {name: rounds(runs, name, "four") for name in POSITIONS}
     return _table(
-        ("position", *names),
+        ("position", *(CASES[name].title for name in names)),
         (
             [POSITIONS[name].title, *(_of(found, kind) for kind in names)]
             for name, found in made.items()
@@ -166,9 +166,10 @@ def _hold(runs: Runs, position: Position) -> list[Measured]:
 
 
 def _judged(runs: Runs, position: Position) -> list[list[Measured]]:
-    """The rounds of each attack that was tried."""
-    made = (rounds(runs, position.name, case) for case in JUDGED)
-    return [each for each in made if each]
+    """The rounds of each attack that was tried; starved runs only if there are no others."""
+    made = [rounds(runs, position.name, case) for case in JUDGED]
+    counting = [[run for run in each if not run.starved] for each in made]
+    return [each for each in (counting if any(counting) else made) if each]
 
 
 def _least(runs: Runs, position: Position) -> list[str]:
