@@ -99,6 +99,8 @@ def test_a_redirected_port_is_no_session_twice(host: MailHost, make: Make) -> No
         held = [host.session(PEERS[0], 587) for _ in range(5)]
         assert eventually(lambda: status(daemon, "sockets", "open", "unseen") == [5, 5, 0])
         assert all(map(answered, held))
+        host.hang_up()  # while their last packets are translated
+        assert eventually(lambda: not host.server.open)
 
 
 @pytest.mark.parametrize("version", [4, 6])
