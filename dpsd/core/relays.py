@@ -1,8 +1,8 @@
-"""Relays: peers through which other people's sessions come, and this host's own networks.
+"""Relays: peers through which other people's sessions come, and this host's own containers.
 
 | who                                                   | known by                                |
 |-------------------------------------------------------|-----------------------------------------|
-| a router that masquerades, a neighbour, a container   | near(): gateways, on-link private nets  |
+| a router that masquerades, a container                | near(): gateways, bridges' private nets |
 | the host's own public address, behind a 1:1 NAT       | a session to it comes back from it      |
 | a proxy that hands on who its clients are             | ports: by the mail server's settings    |
 | a load balancer, or any other that brings most mail   | CARRIES of the host's mails come by it  |
@@ -28,8 +28,8 @@ CANDIDATES = 8  # peers whose mails are counted; who brings more than a ninth is
 
 
 class Relays:
-    """Tells who is one. near: whether a peer, by its key, is a gateway or of this host's own
-    private networks; ports: on which only proxies connect; changes: how often anything of it did;
+    """Tells who is one. near: whether a peer, by its key, is a gateway or behind one of this
+    host's bridges; ports: on which only proxies connect; changes: how often anything of it did;
     outgoing: sessions that the host opened, by address and own port, and when.
     """
 

@@ -31,7 +31,9 @@ PRIVATE = tuple(
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _STRICT_CHECK, _SO_ATTACH_FILTER = 270, 1, 12, 26
 _IPV4_ROUTE, _IPV6_ROUTE = 7, 11  # RTNLGRP_*
-_ERROR, _DONE, _NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 2, 3, 20, 22, 24, 26  # message types
+_ERROR, _DONE, _NEWLINK, _GETLINK = 2, 3, 16, 18  # message types
+_NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 20, 22, 24, 26
+_LINKINFO, _INFO_KIND = 18, 1  # IFLA_*
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _DST, _GATEWAY, _MULTIPATH, _VIA = 1, 5, 9, 18  # RTA_*
 _PATIENCE = 5.0  # seconds for each part of the kernel's answer
@@ -52,7 +54,8 @@ class Host:
     """What the routing tables and resolv.conf say of this host.
 
     own: packed addresses; own_prefixes: whole local prefixes, 127.0.0.0/8 at least; gateways: of
-    default routes; links: private networks of its interfaces' addresses.
+    default routes; links: private networks of its bridges' addresses, to which its containers and
+    virtual machines are connected.
     """
 
     own: frozenset[bytes] = frozenset()
@@ -62,8 +65,7 @@ class Host:
     links: tuple[Network, ...] = ()
 
     def is_relay(self, network: Network) -> bool:
-        """Whether a peer is a gateway, or on a private network that is on link: of containers, of
-        a site's own hosts."""
+        """Whether a peer is a gateway, or on a private network of one of this host's bridges."""
         return network in self.gateways or any(_within(network, each) for each in self.links)
 
     def is_own(self, address: bytes) -> bool:
@@ -99,11 +101,12 @@ def look(resolv_conf: Path = Path("/etc/resolv.conf")) -> Host:
     own: set[bytes] = set()
     prefixes: list[Network] = []
     gateways: set[Network] = set()
-    links: dict[Network, None] = {}
+    links, bridges = dict[Network, None](), _bridges()
     for family in (AF_INET, AF_INET6):
-        for address, network in _addresses(family):
+        for address, network, interface in _addresses(family):
             own.add(address)
-            if network.prefixlen >= WIDEST_LINK[network.version] and _is_private(network):
+            narrow = network.prefixlen >= WIDEST_LINK[network.version]
+            if interface in bridges and narrow and _is_private(network):
                 links[network] = None
         for route in _routes(family, LOCAL_TABLE):
             if route.table == LOCAL_TABLE and route.type == RTN_LOCAL:
@@ -173,8 +176,22 @@ def _routes(family: int, table: int) -> Iterator[_Route]:
             yield _route(answer, start, end)
 
 
-def _addresses(family: int) -> Iterator[tuple[bytes, Network]]:
-    """The addresses of all interfaces, each with the network that it is in. KernelError.
+def _bridges() -> set[int]:
+    """The interfaces that are bridges, by their index. KernelError."""
+    return {
+        int(unpack_from("=i", answer, start + 20)[0])
+        for answer, start, end in _told(_GETLINK, bytes(16), _NEWLINK)
+        if _kind(_attributes(answer[start + 32 : end])) == b"bridge"
+    }
+
+
+def _kind(link: dict[int, bytes]) -> bytes:
+    return _attributes(link.get(_LINKINFO, b"")).get(_INFO_KIND, b"").rstrip(b"\0")
+
+
+def _addresses(family: int) -> Iterator[tuple[bytes, Network, int]]:
+    """The addresses of all interfaces, each with the network that it is in, and the interface's
+    index. KernelError.
 
     Those of interfaces in a VRF aren't in the table of local routes.
     """
@@ -182,8 +199,9 @@ def _addresses(family: int) -> Iterator[tuple[bytes, Network]]:
         found = _attributes(answer[start + 24 : end])
         address = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS, b""))
         if len(address) in (4, 16):
-            length = answer[start + 17]
-            yield address, ip_network((found.get(_IFA_ADDRESS, address), length), strict=False)
+            length, interface = unpack_from("=xB2xI", answer, start + 16)
+            network = ip_network((found.get(_IFA_ADDRESS, address), length), strict=False)
+            yield address, network, interface
 
 
 def _told(kind: int, asked: bytes, told: int) -> Iterator[tuple[bytes, int, int]]:

@@ -221,17 +221,20 @@ def test_of_very_many_routes_few_are_looked_at(resolv_conf: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("wire")
 def test_its_own_private_networks(resolv_conf: Path) -> None:
-    """Row A12: of containers, of a site's hosts; not what is only routed there."""
-    run("ip address add 172.18.0.1/16 dev near")
-    run("ip address add fd00:5::1/64 dev near nodad")
+    """Row A12: of containers and virtual machines; not a site's LAN, nor what is only routed."""
+    run("ip link add inner type bridge")
+    run("ip address add 172.18.0.1/16 dev inner")
+    run("ip address add fd00:5::1/64 dev inner nodad")
+    run("ip address add 192.168.7.1/24 dev near")
     run("ip route add default via 192.0.2.254")
     run("ip route add 10.5.0.0/16 via 192.0.2.253")
     here = look(resolv_conf)
     for inside in ("172.18.0.5", "fd00:5::/64", "192.0.2.254", "172.18.7.0/24"):
         assert here.is_relay(net(inside)), inside
-    for stranger in ("192.0.2.7", "10.5.0.1", "172.19.0.1", "2001:db8:1::/64", "172.16.0.0/12"):
+    strangers = "192.0.2.7", "192.168.7.9", "10.5.0.1", "172.19.0.1", "2001:db8:1::/64"
+    for stranger in (*strangers, "172.16.0.0/12"):
         assert not here.is_relay(net(stranger)), stranger
-    run("ip address add 10.0.0.1/8 dev near")  # nobody's own network is as wide
+    run("ip address add 10.0.0.1/8 dev inner")  # nobody's own network is as wide
     assert not look(resolv_conf).is_relay(net("10.77.0.1"))
 
 
