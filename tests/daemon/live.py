@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,8 +44,13 @@ class Server:
     def __init__(self, space: Namespace, ports: tuple[int, ...] = PORTS) -> None:
         self.open: set[tuple[str, int]] = set()
         """The peers' addresses and ports of the sessions that are open at this end."""
+        self._sessions: dict[tuple[str, int], socket.socket] = {}
         self._selector = selectors.DefaultSelector()
         self._stopping = threading.Event()
+        self._kept: frozenset[tuple[str, int]] | None = None  # by drop()
+        self._dropped = threading.Event()
+        self._woken, self._wake = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ, lambda woken: woken.recv(1))
         with space.entered():
             for port in ports:
                 for family, address in ((socket.AF_INET, ""), (socket.AF_INET6, "::")):
@@ -60,6 +65,7 @@ class Server:
         self._thread.join()
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
+        self._wake.close()
         self._selector.close()
 
     def has(self, client: socket.socket) -> bool:
@@ -67,10 +73,34 @@ class Server:
         address, port = client.getsockname()[:2]
         return (address, port) in self.open
 
+    def drop(self, but: Iterable[socket.socket] = ()) -> None:
+        """Reset all sessions but those of these clients: a blocked one's end may not have come."""
+        self._dropped.clear()
+        self._kept = frozenset(client.getsockname()[:2] for client in but)
+        self._wake.send(b".")
+        assert self._dropped.wait(PATIENCE)
+
+    def _drop(self, kept: frozenset[tuple[str, int]]) -> None:
+        for peer in self._sessions.keys() - kept:
+            session = self._sessions[peer]
+            session.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self._close(peer)
+        self._kept = None
+        self._dropped.set()
+
+    def _close(self, peer: tuple[str, int]) -> None:
+        session = self._sessions.pop(peer)
+        self._selector.unregister(session)
+        session.close()
+        self.open.discard(peer)
+
     def _serve(self) -> None:
         while not self._stopping.is_set():
             for key, _ in self._selector.select(0.1):
-                key.data(key.fileobj)
+                if key.fileobj.fileno() >= 0:  # type: ignore[union-attr]
+                    key.data(key.fileobj)
+            if self._kept is not None:
+                self._drop(self._kept)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(256):
@@ -85,6 +115,7 @@ class Server:
                 session.close()
                 continue
             self.open.add(peer[:2])
+            self._sessions[peer[:2]] = session
             self._selector.register(session, selectors.EVENT_READ, self._answer(peer[:2]))
 
     def _answer(self, peer: tuple[str, int]) -> Callable[[socket.socket], None]:
@@ -96,9 +127,7 @@ class Server:
                         return
                 except ConnectionError:
                     pass
-                self._selector.unregister(session)
-                session.close()
-                self.open.discard(peer)
+                self._close(peer)
 
         return answer
 
@@ -157,6 +186,7 @@ class MailHost:
         """Close all sessions but the first ones."""
         while len(self._held) > but:
             self._held.pop().close()
+        self.server.drop(self._held)
 
     def reached(self, peer: str, port: int = 25) -> bool:
         """Whether a peer gets a connection. False: its SYN was dropped.

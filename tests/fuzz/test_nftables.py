@@ -48,7 +48,7 @@ REAL = (*FOUND, _rule(), DONE, datagram(2, struct.pack("=i", -errno.ENOENT) + by
 def asking(answers: list[bytes | OSError]) -> ElementSocket:
     """A socket that gets these answers, and none when it is made anew."""
     made: Any = ElementSocket.__new__(ElementSocket)
-    made._table = "dpsd"
+    made._table, made._stopped = "dpsd", False
     made._open = lambda: Scripted([])
     made._socket = Scripted(answers)
     return made  # type: ignore[no-any-return]
