@@ -44,7 +44,7 @@ class Server:
     def __init__(self, space: Namespace, ports: tuple[int, ...] = PORTS) -> None:
         self.open: set[tuple[str, int]] = set()
         """The peers' addresses and ports of the sessions that are open at this end."""
-        self._sessions: dict[tuple[str, int], socket.socket] = {}
+        self._sessions: dict[socket.socket, tuple[str, int]] = {}  # the peers' ends
         self._selector = selectors.DefaultSelector()
         self._stopping = threading.Event()
         self._kept: frozenset[tuple[str, int]] | None = None  # by drop()
@@ -81,18 +81,16 @@ class Server:
         assert self._dropped.wait(PATIENCE)
 
     def _drop(self, kept: frozenset[tuple[str, int]]) -> None:
-        for peer in self._sessions.keys() - kept:
-            session = self._sessions[peer]
+        for session in [each for each, peer in self._sessions.items() if peer not in kept]:
             session.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            self._close(peer)
+            self._close(session)
         self._kept = None
         self._dropped.set()
 
-    def _close(self, peer: tuple[str, int]) -> None:
-        session = self._sessions.pop(peer)
+    def _close(self, session: socket.socket) -> None:
         self._selector.unregister(session)
         session.close()
-        self.open.discard(peer)
+        self.open.discard(self._sessions.pop(session))
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -115,21 +113,18 @@ class Server:
                 session.close()
                 continue
             self.open.add(peer[:2])
-            self._sessions[peer[:2]] = session
-            self._selector.register(session, selectors.EVENT_READ, self._answer(peer[:2]))
+            self._sessions[session] = peer[:2]
+            self._selector.register(session, selectors.EVENT_READ, self._answer)
 
-    def _answer(self, peer: tuple[str, int]) -> Callable[[socket.socket], None]:
-        def answer(session: socket.socket) -> None:
-            with contextlib.suppress(BlockingIOError):
-                try:
-                    if said := session.recv(65536):
-                        session.send(said.removesuffix(MAIL))
-                        return
-                except ConnectionError:
-                    pass
-                self._close(peer)
-
-        return answer
+    def _answer(self, session: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                if said := session.recv(65536):
+                    session.send(said.removesuffix(MAIL))
+                    return
+            except ConnectionError:
+                pass
+            self._close(session)
 
 
 class MailHost:
