@@ -46,7 +46,7 @@ venv: .venv/ready
 	$(PYTHON) -m tests.lab.root docker-proxy
 	touch $@
 
-test: .venv/dev .lab/ready
+test: .venv/dev .lab/ready .lab/positions
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
