@@ -11,15 +11,18 @@ Nobody pays for the server's slowness: while a reply is due, own time stands sti
 doubt (the reply is late; see turn.py) are ended only when nothing else makes room, the youngest
 first, and never the last of them whose peers hold few.
 
-Bids are taken as looks at the table come in, so a tick costs what is ended, not what exists.
+Bids are taken as looks at the table come in, so a tick costs what is ended, not what exists. Each
+look is at one scope, and replaces the bids of the look before at that one.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from math import inf
+from operator import itemgetter
 from typing import NamedTuple
 
-from dpsd.core.dumps import Scope
+from dpsd.core.dumps import EVERYTHING, Scope
 from dpsd.core.events import State
 from dpsd.core.numbers import DEMAND, DOUBLING, GRACE, IDLE, REPLY_FACTOR, REPLY_SLACK, SPARED
 from dpsd.core.policy import Policy, Pool
@@ -30,10 +33,10 @@ MOST = 1_000  # sessions that are ended together: to find them takes some 4 ms
 TRIES = 4 * MOST  # bids that are looked at for that
 HIGHEST = 1e6  # bytes a second: no session is worth more
 LOOK = 0.3  # seconds until the next look
-
 RETURNED = 1e6  # goes before any wait
 
 Spared = Callable[[Session], bool]
+Bid = tuple[float, int, Session]
 
 
 class Grace(NamedTuple):
@@ -41,6 +44,17 @@ class Grace(NamedTuple):
 
     seconds: float
     why: str
+
+
+class Look:
+    """What one look at a scope told: bids and doubts, the lowest first, and who returned."""
+
+    __slots__ = ("bids", "doubts", "returned")
+
+    def __init__(self) -> None:
+        self.bids: list[Bid] = []
+        self.doubts: list[Bid] = []
+        self.returned: list[Session] = []
 
 
 class Auction:
@@ -56,11 +70,9 @@ class Auction:
         self._payers = 0  # sessions past their grace that pay it, as the last looks told
         self._counting = 0
         self._short_at, self._few = 0.8, 1  # share of the slots (stress.at); policy.few
-        self._bids: list[tuple[float, int, Session]] = []
-        self._returned: list[Session] = []
-        self._doubts: list[tuple[float, int, Session]] = []
+        self._looks: dict[Scope, Look] = defaultdict(Look)
         self._serial = 0
-        self._looked_at: set[Scope] = set()
+        self._looked_at: set[Scope] = set()  # while payers are counted
 
     def grace(self, session: Session) -> Grace:
         """What of its own time a session gets before it has to be worth its slot."""
@@ -93,34 +105,35 @@ class Auction:
         return own if own >= self.grace(session).seconds else None
 
     def begin_look(self, scopes: Iterable[Scope]) -> None:
-        """Dumps of these begin. When one begins again, bids of the look before count no more."""
+        """Dumps of these begin: bids of the looks before at them count no more."""
         for scope in scopes:
+            if scope == EVERYTHING:
+                self._looks.clear()
+            self._looks.pop(scope, None)
             if scope in self._looked_at:
-                self._bids.clear()
-                self._doubts.clear()
-                self._returned.clear()
                 self._looked_at.clear()
                 self._payers, self._counting = self._counting, 0
             self._looked_at.add(scope)
 
-    def bid(self, session: Session, now: float) -> None:
-        """Take the bid of an open session that was looked at."""
+    def bid(self, session: Session, scope: Scope, now: float) -> None:
+        """Take the bid of an open session that was looked at. scope: the one that shows it."""
         progress = session.progress
         if progress is None or session.doomed or session.state != State.ESTABLISHED:
             return
         if progress.turn == GREETING:
             return
+        look = self._looks[scope]
         if progress.turn == DOUBT:
             waited = (now - progress.since) / session.peer.rivals
-            self._push(self._doubts, waited - RETURNED * _is_back(session), session)
+            self._push(look.doubts, waited - RETURNED * _is_back(session), session)
         elif progress.turn == PEER or progress.own_by(now) + LOOK >= self.grace(session).seconds:
             if self._has_returned(session):
-                self._returned.append(session)
+                look.returned.append(session)
             worth = progress.value / session.peer.rivals
             self._counting += worth >= self.price
-            self._push(self._bids, worth, session)
+            self._push(look.bids, worth, session)
 
-    def _push(self, heap: list[tuple[float, int, Session]], order: float, session: Session) -> None:
+    def _push(self, heap: list[Bid], order: float, session: Session) -> None:
         self._serial += 1
         heappush(heap, (order, self._serial, session))
 
@@ -150,17 +163,21 @@ class Auction:
         room = min(room, MOST)
         found: list[Session] = []
         held: dict[bytes, int] = {}
+        heaps = [look.bids for look in self._looks.values()]
         for _ in range(TRIES):
-            if len(found) >= room or not self._bids:
+            heap = _lowest(heaps)
+            if len(found) >= room or heap is None:
                 break
-            bid, _, session = heappop(self._bids)
+            bid, _, session = heappop(heap)
             if session.doomed or session.state != State.ESTABLISHED or session.progress is None:
                 continue
             left = held.get(session.peer.key, session.peer.rivals)
             worth = session.progress.value / max(1, left)
-            if worth > bid * 1.01 + 1e-9 and self._bids and worth > self._bids[0][0]:
-                self._push(self._bids, worth, session)  # its peer holds fewer by now
-                continue
+            if worth > bid * 1.01 + 1e-9:  # its peer holds fewer by now
+                other = _lowest(heaps)
+                if other is not None and worth > other[0][0]:
+                    self._push(heap, worth, session)
+                    continue
             if worth >= self.price:
                 break
             if self.overdue(session, now) is None or is_spared(session):
@@ -177,7 +194,10 @@ class Auction:
     def returned(self, is_spared: Spared, now: float) -> list[Session]:
         """Sessions of peers that came back after one of no use was ended, and that are of no use
         again; also while there is room, as long as stress lasts."""
-        some, self._returned = self._returned[:MOST], []
+        some: list[Session] = []
+        for look in self._looks.values():
+            some += look.returned[: MOST - len(some)]
+            look.returned = []
         return [
             session
             for session in some
@@ -191,13 +211,21 @@ class Auction:
         """Up to `room` sessions in doubt: those of peers that hold many first, and who waits least.
         Of those that hold few, `spared` stay."""
         found: list[Session] = []
-        while len(found) < room and self._doubts:
-            if len(self._doubts) <= spared and self._doubts[0][2].peer.rivals <= few:
+        heaps = [look.doubts for look in self._looks.values()]
+        left = sum(map(len, heaps))
+        while len(found) < room and (heap := _lowest(heaps)) is not None:
+            if left <= spared and heap[0][2].peer.rivals <= few:
                 break
-            session = heappop(self._doubts)[2]
+            session = heappop(heap)[2]
+            left -= 1
             if not (session.doomed or session.state != State.ESTABLISHED or is_spared(session)):
                 found.append(session)
         return found
+
+
+def _lowest(heaps: Iterable[list[Bid]]) -> list[Bid] | None:
+    """The one with the lowest bid; None: there is none left."""
+    return min(filter(None, heaps), key=itemgetter(0), default=None)
 
 
 def _is_back(session: Session) -> bool:

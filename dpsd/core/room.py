@@ -53,9 +53,10 @@ class Room:
         none."""
         for note, session, _ in notes:
             if note == LOOKED and session.keeps:
+                scope = session.port, self._sessions.version(session)
                 for pool in self.policy.pools:
                     if not pool.ports or session.port in pool.ports:
-                        self._auctions[pool.ports].bid(session, now)
+                        self._auctions[pool.ports].bid(session, scope, now)
             elif note == OPENED and session.peer.deferred_until > now:
                 self._unwelcome.append(session)
 
@@ -80,6 +81,8 @@ class Room:
                 doomed += auction.take(room, spared, self.policy.few, spares, now)
             else:
                 doomed += auction.returned(spares, now)
+        # Since it was looked at one may be over, without a word.
+        doomed = [session for session in doomed if sessions.get(session.key) is session]
         for session in doomed:
             sessions.doom(session, True)
         return [session.key for session in doomed]

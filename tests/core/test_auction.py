@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpsd.core.auction import HIGHEST, MOST, TRIES, Auction
+from dpsd.core.dumps import EVERYTHING
 from dpsd.core.events import State, Word
 from dpsd.core.numbers import (
     DOUBLING,
@@ -23,13 +24,14 @@ from dpsd.core.numbers import (
 )
 from dpsd.core.policy import Pool
 from dpsd.core.scores import Peer
-from dpsd.core.session import Session
+from dpsd.core.session import Note, Session
 from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, SERVER, UNFINISHED, Progress, Turn
 from tests.core.transcript import PLAIN, SIZE, Stage, peers
 
 A, B, C = "203.0.113.1", "203.0.113.2", "203.0.113.3"
 HELD = "SYN_RECV ESTABLISHED"
 NOW = 1000.0
+SCOPE = 25, 4  # of a look
 FEW = 6  # sessions of a peer
 POOL = Pool(frozenset(), 100)
 POLICY = replace(PLAIN, useful_rate=100.0)
@@ -62,7 +64,7 @@ def auction(*sessions: Session, demand: float = 1.5, policy: Any = POLICY) -> Au
     made = Auction()
     made.set_price(policy, POOL, int(demand * POOL.slots), False, NOW)
     for each in sessions:
-        made.bid(each, NOW)
+        made.bid(each, SCOPE, NOW)
     return made
 
 
@@ -120,10 +122,36 @@ def test_nobody_bids_twice_in_a_look_at_the_table_or_with_an_old_one() -> None:
     found = Auction()
     found.set_price(POLICY, POOL, 150, False, NOW)
     found.begin_look([(25, 4), (25, 6)])
-    found.bid(first, NOW)
+    found.bid(first, SCOPE, NOW)
     found.begin_look([(25, 4)])  # the next look
-    found.bid(second, NOW)
+    found.bid(second, SCOPE, NOW)
     assert names(take(found)) == ["b"]
+
+
+def test_a_look_at_one_scope_leaves_the_bids_of_others_whichever_came_first() -> None:
+    """An auction may begin between the looks at IPv4 and at IPv6, and looks go on in turn."""
+    found = Auction()
+    found.set_price(POLICY, POOL, 150, False, NOW)
+    found.begin_look([(25, 6)])
+    for number in range(3):
+        found.begin_look([(25, 4)])
+        found.bid(session(peer(f"{number}"), 0.0), (25, 4), NOW)
+        found.begin_look([(25, 6)])
+        assert names(take(found)) == [f"{number}"]
+
+
+def test_of_several_looks_the_lowest_bids_of_all_go_first() -> None:
+    found = Auction()
+    found.set_price(POLICY, POOL, 150, False, NOW)
+    for number, worth in enumerate((30.0, 10.0, 20.0, 0.0)):
+        found.bid(session(peer(str(number)), worth), (25, 4 + 2 * (number % 2)), NOW)
+    assert names(take(found, 3)) == ["3", "1", "2"]
+
+
+def test_a_dump_without_a_scope_takes_the_place_of_all_looks() -> None:
+    found = auction(session(peer("a"), 0.0))
+    found.begin_look([EVERYTHING])
+    assert names(take(found)) == []
 
 
 @given(
@@ -264,7 +292,7 @@ def test_the_price_rises_while_payers_keep_the_slots_and_falls_slowly() -> None:
     found = auction()
     start = found.price
     for _ in range(int(SPARED * POOL.slots) + 1):
-        found.bid(session(peer("payer"), 1e9), NOW)
+        found.bid(session(peer("payer"), 1e9), SCOPE, NOW)
     risen = priced(found, 4 * DOUBLING, 150)
     assert risen == pytest.approx(start * 2**4, rel=0.01)
     found.begin_look([(25, 4)])
@@ -303,7 +331,7 @@ def test_no_more_are_ended_or_looked_at_together_than_the_kernel_ends_in_time() 
     hasty = [session(peer(str(n)), 0.0, 0.15) for n in range(TRIES + 5)]
     found = auction(*hasty)
     assert take(found, 5) == []
-    assert len(found._bids) == 5
+    assert len(found._looks[SCOPE].bids) == 5
 
 
 # With the engine: what the kernel tells
@@ -404,6 +432,17 @@ def test_a_session_whose_socket_is_gone_since_it_told_isnt_ended() -> None:
     stage.until(3)
     assert asked
     assert not asked & set(stage.ended)
+
+
+def test_a_session_that_is_over_since_the_look_is_not_counted_as_going() -> None:
+    """conntrack was made to forget it: else there would seem to be room for ever."""
+    stage = Stage({"slots": 4, "block_at": 1e6}, dumps=1).play(crowd(A, 8)).until(1)
+    sessions, room = stage.engine.sessions, stage.engine._room
+    gone, other, *_ = sessions
+    room.bid([(Note.LOOKED, each, None) for each in (gone, other)], 1.0)
+    sessions._finish(gone, [])
+    assert room.doom(3.0) == [other.key]
+    assert sessions.going(frozenset()) == 1
 
 
 def test_those_that_could_not_be_ended_are_bid_for_again() -> None:
