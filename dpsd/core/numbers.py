@@ -39,8 +39,8 @@ whether one is due. Also the factor of the grace where no socket tells whose tur
 slow disk, or with a content filter."""
 
 REPLY_SLACK = 0.5
-"""Seconds that a reply may take beyond that: two looks at the table. Lab: half commands of 600
-sources."""
+"""Seconds that a reply may take beyond that: two looks at the table. While mails take longer, what
+was said and heard in one look is no mail with its reply. Lab: half commands of 600 sources."""
 
 OTHERS = 3
 """Sessions that came later than a doubtful one, and have their reply to as much: then that one was

@@ -21,7 +21,6 @@ from dpsd.core.sessions import Sessions
 
 SLICE = 1_000  # sessions that are looked through at a tick for those of a prefix
 TOGETHER = 500  # sessions of listed peers that are found at once, and then at each tick
-
 PRESSES = 0.25  # share of the slots that a peer holds which is named for it
 PRESSED_FOR = 10.0  # seconds since a session of its was to end
 
