@@ -37,7 +37,7 @@ OVER = 200  # entries whose time is over that are taken off the lists at a tick
 
 class Passed(NamedTuple):
     """What came of a tick: verdicts; sessions that should end for want of slots, about which the
-    sockets are to be asked, for settle(); sessions of listed prefixes that are to end; entries that
+    sockets are to be asked, for settle(); sessions of who is listed that are to end; entries that
     are over; and the seconds since the last tick, if that was too long ago to judge anybody."""
 
     verdicts: list[Verdict]
@@ -212,7 +212,7 @@ class Engine:
         again = self.sentences.on_retries(over, now)
         self.judge.prune(now)
         self.sentences.forget(now)
-        found = self.owners.found()
+        found = self.owners.found(now)
         return Passed([*verdicts, *again], doomed, found, over, missed if stood else 0.0)
 
     def settle(
@@ -276,7 +276,8 @@ class Engine:
 
     def sessions_of(self, network: Network) -> list[Key]:
         """The open sessions from a peer, but for those of addresses that are white. Those of a
-        wider prefix are looked for in the ticks to come: see Passed.listed."""
+        wider prefix, and those heard of only now, are found in the ticks to come: see
+        Passed.listed."""
         return self.owners.sessions_of(network)
 
     def search(self, networks: Iterable[Network]) -> None:

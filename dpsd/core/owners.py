@@ -1,9 +1,11 @@
 """Owners: whose session it is, which sessions are whose, and who is left alone.
 
 A session hangs on its peer, so those of a peer are found at once, unless they are very many. Those
-of a wider prefix are looked for among all, a slice at a tick.
+of a wider prefix are looked for among all, a slice at a tick. Both are looked for once more, a
+moment later: what the kernel let in just before a block may be heard of just after it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_network
 from itertools import islice
@@ -21,6 +23,8 @@ from dpsd.core.sessions import Sessions
 
 SLICE = 1_000  # sessions that are looked through at a tick for those of a prefix
 TOGETHER = 500  # sessions of listed peers that are found at once, and then at each tick
+AGAIN_AFTER = 1.0  # seconds until sessions are looked for once more
+AGAIN_AT_ONCE = 500  # peers whose sessions are looked for once more at a tick: about 1 ms
 PRESSES = 0.25  # share of the slots that a peer holds which is named for it
 PRESSED_FOR = 10.0  # seconds since a session of its was to end
 
@@ -52,6 +56,7 @@ class Owners:
         self._searching = Networks[bool]()  # and those for which that goes on
         self._searched: Iterator[Session] = iter(())
         self._rest: list[Iterator[Key]] = []  # further sessions of listed peers
+        self._again = deque[tuple[float, Network]]()  # when they are looked for again, and whose
         self._spared: dict[bytes, bool] = {}  # addresses, as they were found lately
         self.pressers: dict[bytes, float] = {}
         self._now = 0.0  # as of the last tick
@@ -96,7 +101,16 @@ class Owners:
 
     def sessions_of(self, network: Network, most: int = TOGETHER) -> list[Key]:
         """The open sessions from a peer, but for those of addresses that are white. Those beyond
-        `most`, and those of a wider prefix, are found in the ticks to come: see found()."""
+        `most`, those of a wider prefix, and those heard of only now, are found in the ticks to
+        come: see found()."""
+        self._again.append((self._now + AGAIN_AFTER, network))
+        return self._sessions_of(network, most)
+
+    def _open_from(self, network: Network) -> Iterator[Key]:
+        """The same, looked for only when they are asked for."""
+        yield from self._sessions_of(network, TOGETHER)
+
+    def _sessions_of(self, network: Network, most: int) -> list[Key]:
         size = self._scores.size
         address = network.network_address.packed
         peer = self._scores.get(size.key(address))
@@ -119,8 +133,14 @@ class Owners:
         """Look for the open sessions from these in the ticks to come."""
         self._wide += networks
 
-    def found(self) -> list[Key]:
-        """Some more of those that are looked for."""
+    def found(self, now: float) -> list[Key]:
+        """Let time pass; some more of those that are looked for."""
+        self._now = now
+        for _ in range(AGAIN_AT_ONCE):
+            if not self._again or self._again[0][0] > now:
+                break
+            _, network = self._again.popleft()
+            self._rest.append(self._open_from(network))
         found = self._found_in_prefixes()
         while self._rest and len(found) < TOGETHER:
             some = list(islice(self._rest[-1], TOGETHER - len(found)))

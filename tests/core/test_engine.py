@@ -393,6 +393,14 @@ def test_sessions_of_a_peer_and_of_a_prefix() -> None:
     assert search(stage, "2001:db8::/32") == [stage.key(V6)]
 
 
+def test_sessions_that_are_heard_of_only_after_the_verdict_end_as_well() -> None:
+    """The kernel let them in just before it dropped the peer's packets."""
+    stage = Stage().play(crowd(A, 80))
+    assert stage.listed == [A]
+    stage.play(crowd(A, 2, first=100)).until(3)
+    assert {stage.key(f"{A}#{number}") for number in (100, 101)} <= set(stage.ended)
+
+
 # Blindness
 
 

@@ -158,5 +158,5 @@ def test_the_end_of_a_listed_peers_last_session_is_news_for_the_store() -> None:
     scores.changed.clear()
     for n in range(80):
         assert not scores.changed
-        stage.play(f"1 {A}#{n} CLOSE")
+        stage.play(f"0 {A}#{n} CLOSE")
     assert scores.changed == {address_key(A)}

@@ -1,8 +1,10 @@
 """What verdicts follow from scores, and what outlives the daemon, under a policy of few words."""
 
 import socket
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from typing import Any
@@ -168,6 +170,30 @@ def test_released_from_a_prefix_a_peer_is_judged_again(make: Make, host: MailHos
     assert eventually(judged)
 
 
+@contextmanager
+def mails(session: socket.socket) -> Iterator[list[OSError]]:
+    """One sends mails all the while, each in two parts; what went wrong with that, if something."""
+    failures, stopping = list[OSError](), threading.Event()
+
+    def send() -> None:
+        for part in cycle((MAIL, b".\r\n")):
+            if stopping.wait(0.6):  # so that a look at the table comes between them
+                return
+            try:
+                session.send(part)
+            except OSError as failure:
+                failures.append(failure)
+                return
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        yield failures
+    finally:
+        stopping.set()
+        sending.join()
+
+
 def test_who_never_finishes_its_mails(make: Make, host: MailHost) -> None:
     """Its sessions end to make room, and it pays when it comes back for more of that; meanwhile
     others' mails are answered, as the sockets tell."""
@@ -184,22 +210,19 @@ def test_who_never_finishes_its_mails(make: Make, host: MailHost) -> None:
         client.send(MAIL)
         return client
 
-    held = [stalls() for _ in range(11)]
-    parts, due = cycle((MAIL, b".\r\n")), 0.0
+    with mails(honest) as failures:
+        held = [stalls() for _ in range(11)]
 
-    def is_listed() -> bool:
-        nonlocal due
-        if time.monotonic() > due:  # so that a look at the table comes between them
-            honest.send(next(parts))
-            due = time.monotonic() + 0.6
-        for number, client in enumerate(held):
-            if ended(client, 0) and host.reached(stranger):
-                with suppress(OSError):
-                    held[number] = stalls()
-        return verdict(daemon, "block", stranger)
+        def is_listed() -> bool:
+            for number, client in enumerate(held):
+                if ended(client, 0) and host.reached(stranger):
+                    with suppress(OSError):
+                        held[number] = stalls()
+            return verdict(daemon, "block", stranger)
 
-    assert eventually(is_listed, 40)
-    assert all(map(ended, held))
+        assert eventually(is_listed, 40)
+        assert all(map(ended, held))
+    assert not failures
     assert not verdict(daemon, "block", known)
 
 
