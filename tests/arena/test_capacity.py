@@ -1,6 +1,7 @@
 """Servers that nobody can ask: how many sessions they hold is learned while they are full."""
 
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 
@@ -44,8 +45,16 @@ def test_a_server_of_20(seed: int, sockets: bool) -> None:
     assert lesson.at - 1010 < 120
     first = world.engine.policy.pools[0]
     assert (first.ports, first.slots) == (frozenset({25}), 20)
-    told = arena.play(case, seed)
-    assert found.share >= told.share - 3.0, f"{line(found)}, told: {line(told)}"
+
+
+@pytest.mark.parametrize("sockets", [True, False])
+def test_learning_them_costs_little(sockets: bool) -> None:
+    """Of honest mail, as against a server whose slots are told; from seed to seed both differ by
+    some 3 %."""
+    case, seeds = Case("20", (HOLD,), slots=20, sockets=sockets), range(1, 9)
+    found = mean(play(case, seed)[0].share for seed in seeds)
+    told = mean(arena.play(case, seed).share for seed in seeds)
+    assert found >= told - 2.0
 
 
 @pytest.mark.parametrize("slots", [100, 300, 1000])
