@@ -24,7 +24,6 @@ from dpsd.core.sessions import Sessions
 SLICE = 1_000  # sessions that are looked through at a tick for those of a prefix
 TOGETHER = 500  # sessions of listed peers that are found at once, and then at each tick
 AGAIN_AFTER = 1.0  # seconds until sessions are looked for once more
-AGAIN_AT_ONCE = 500  # peers whose sessions are looked for once more at a tick: about 1 ms
 PRESSES = 0.25  # share of the slots that a peer holds which is named for it
 PRESSED_FOR = 10.0  # seconds since a session of its was to end
 
@@ -106,10 +105,6 @@ class Owners:
         self._again.append((self._now + AGAIN_AFTER, network))
         return self._sessions_of(network, most)
 
-    def _open_from(self, network: Network) -> Iterator[Key]:
-        """The same, looked for only when they are asked for."""
-        yield from self._sessions_of(network, TOGETHER)
-
     def _sessions_of(self, network: Network, most: int) -> list[Key]:
         size = self._scores.size
         address = network.network_address.packed
@@ -136,17 +131,20 @@ class Owners:
     def found(self, now: float) -> list[Key]:
         """Let time pass; some more of those that are looked for."""
         self._now = now
-        for _ in range(AGAIN_AT_ONCE):
-            if not self._again or self._again[0][0] > now:
-                break
-            _, network = self._again.popleft()
-            self._rest.append(self._open_from(network))
         found = self._found_in_prefixes()
-        while self._rest and len(found) < TOGETHER:
-            some = list(islice(self._rest[-1], TOGETHER - len(found)))
-            if not some:
-                self._rest.pop()
-            found += some
+        for _ in range(TOGETHER):
+            left = TOGETHER - len(found)
+            if left <= 0:
+                break
+            if self._rest:
+                some = list(islice(self._rest[-1], left))
+                if not some:
+                    self._rest.pop()
+                found += some
+            elif self._again and self._again[0][0] <= now:
+                found += self._sessions_of(self._again.popleft()[1], left)
+            else:
+                break
         return found
 
     def _found_in_prefixes(self) -> list[Key]:

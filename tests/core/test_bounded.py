@@ -39,7 +39,7 @@ from tests.core.transcript import PLAIN, SIZE
 LINES = 45  # that are run at most for one thing, on average
 SLICES = (
     *(sessions.SLICE, sessions.OVERSTAYS, halfclosed.OVERSTAYS, scores.SLICE, prefixes.SLICE),
-    *(owners.SLICE, owners.TOGETHER, owners.AGAIN_AT_ONCE, OVER, RECALLED, TRIES),
+    *(owners.SLICE, owners.TOGETHER, OVER, RECALLED, TRIES),
 )
 BOUND = LINES * sum(SLICES)
 EITHER = pytest.mark.parametrize("number", [1_000, 100_000])
@@ -294,6 +294,25 @@ def test_a_listed_prefix_among_many_sessions(number: int) -> None:
         assert lines(lambda now=now, to=passed: to.append(made.tick(now))) < BOUND  # type: ignore[misc]
         found.update(passed[0].listed)
     assert len(found) == number // 10
+
+
+@EITHER
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_listed_peers_that_are_looked_at_again(number: int, left: int) -> None:
+    """Whether they have no session any more, or more than are ended at a tick."""
+    made, keys = engine(), [v4(n, port) for n in range(number) for port in range(left)]
+    made.feed(opened(keys), 1.0)
+    made.tick(1.0)
+    for n in range(number):
+        made.sessions_of(ip_network(v4(n)[0]))
+    found, now = set[Any](), 1.0
+    for _ in range(len(keys) // owners.TOGETHER + number // owners.TOGETHER + 5):
+        now += 0.25
+        passed: list[Any] = []
+        assert lines(lambda now=now, to=passed: to.append(made.tick(now))) < BOUND  # type: ignore[misc]
+        found.update(passed[0].listed)
+    assert found == set(keys)
+    assert not made.owners._again
 
 
 @EITHER
