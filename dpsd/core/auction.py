@@ -29,7 +29,7 @@ from dpsd.core.policy import Policy, Pool
 from dpsd.core.session import Session
 from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, UNFINISHED
 
-MOST = 1_000  # sessions that are ended together: to find them takes some 4 ms
+MOST = 300  # sessions that are ended together, a dozen times a second: to find them takes some 3 ms
 TRIES = 4 * MOST  # bids that are looked at for that
 HIGHEST = 1e6  # bytes a second: no session is worth more
 LOOK = 0.3  # seconds until the next look

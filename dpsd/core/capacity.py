@@ -136,7 +136,7 @@ class Capacity:
     def _waiting(self, port: int) -> list[Session]:
         """The sessions that wait for a greeting and are newer than those that had one."""
         sessions, found = self._sessions, list[Session]()
-        for session in islice(reversed(sessions.ungreeted.values()), LOOKED_AT):
+        for session in islice(reversed(sessions.ungreeted), LOOKED_AT):
             if session.port == port:
                 if session.since <= sessions.greeted[port]:
                     break

@@ -5,6 +5,7 @@ due, however many came and went meanwhile.
 """
 
 from heapq import heappop, heappush
+from itertools import islice
 from math import inf
 
 from dpsd.core.session import Session
@@ -45,7 +46,7 @@ class Deadlines:
             if sessions is None:
                 heappop(instants)
                 continue
-            for session in [*sessions][: most - len(found)]:
+            for session in [*islice(sessions, most - len(found))]:
                 self.drop(session)
                 found.append(session)
         return found

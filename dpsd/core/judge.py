@@ -252,7 +252,7 @@ class Judge:
         if len(peer.key) > LONGEST:
             found = self.prefixes.charge(peer.key, cost, self._policy.block_at, now)
             if found is not None:
-                guilty.prefixes[found[0]] = found[1]
+                guilty.prefixes[found.network] = found
 
     def _hear_rare(
         self, note: Note, session: Session, what: float | Measure | None, blind: bool,

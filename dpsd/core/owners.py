@@ -1,7 +1,7 @@
 """Owners: whose session it is, which sessions are whose, and who is left alone.
 
-A session hangs on its peer, so those of a peer are found at once, unless they are very many. Those
-of a wider prefix are looked for among all, a slice at a tick. Both are looked for once more, a
+A session hangs on its peer, so those of a peer are found at once. Those of a wider prefix, or of a
+peer with very many, are looked for among all, a slice at a tick. All are looked for once more, a
 moment later: what the kernel let in just before a block may be heard of just after it.
 """
 
@@ -21,8 +21,10 @@ from dpsd.core.scores import Scores
 from dpsd.core.session import Session
 from dpsd.core.sessions import Sessions
 
-SLICE = 1_000  # sessions that are looked through at a tick for those of a prefix
-TOGETHER = 500  # sessions of listed peers that are found at once, and then at each tick
+SLICE = 500  # sessions that are looked through at a tick for those of a prefix
+TOGETHER = (
+    500  # sessions of a peer that are found at once; peers that are looked at again at a tick
+)
 AGAIN_AFTER = 1.0  # seconds until sessions are looked for once more
 PRESSES = 0.25  # share of the slots that a peer holds which is named for it
 PRESSED_FOR = 10.0  # seconds since a session of its was to end
@@ -51,10 +53,9 @@ class Owners:
         self._lists = lists
         self._scores = scores
         self._sessions = sessions
-        self._wide: list[Network] = []  # prefixes whose sessions are to be looked for
+        self._wide: list[Network] = []  # whose sessions are to be looked for among all
         self._searching = Networks[bool]()  # and those for which that goes on
         self._searched: Iterator[Session] = iter(())
-        self._rest: list[Iterator[Key]] = []  # further sessions of listed peers
         self._again = deque[tuple[float, Network]]()  # when they are looked for again, and whose
         self._spared: dict[bytes, bool] = {}  # addresses, as they were found lately
         self.pressers: dict[bytes, float] = {}
@@ -115,14 +116,12 @@ class Owners:
             return []
         if peer is None:
             return []
-        keys = iter([*peer.sessions])
+        if peer.open > most:
+            self._wide.append(network)
+        keys = [*islice(peer.sessions, most)]
         if not size.is_peer(network):
-            keys = (key for key in keys if self._is_in(key, network))
-        keys = (key for key in keys if not self._is_white(key))
-        some = list(islice(keys, most))
-        if len(some) == most:
-            self._rest.append(keys)
-        return some
+            keys = [key for key in keys if self._is_in(key, network)]
+        return [key for key in keys if not self._is_white(key)]
 
     def search(self, networks: Iterable[Network]) -> None:
         """Look for the open sessions from these in the ticks to come."""
@@ -131,31 +130,23 @@ class Owners:
     def found(self, now: float) -> list[Key]:
         """Let time pass; some more of those that are looked for."""
         self._now = now
-        found = self._found_in_prefixes()
+        found = self._found_among_all()
         for _ in range(TOGETHER):
             left = TOGETHER - len(found)
-            if left <= 0:
+            if left <= 0 or not self._again or self._again[0][0] > now:
                 break
-            if self._rest:
-                some = list(islice(self._rest[-1], left))
-                if not some:
-                    self._rest.pop()
-                found += some
-            elif self._again and self._again[0][0] <= now:
-                found += self._sessions_of(self._again.popleft()[1], left)
-            else:
-                break
+            found += self._sessions_of(self._again.popleft()[1], left)
         return found
 
-    def _found_in_prefixes(self) -> list[Key]:
-        """One pass over all sessions for the prefixes of a moment, a slice at a time."""
+    def _found_among_all(self) -> list[Key]:
+        """One pass over all sessions for the networks of a moment, a slice at a time."""
         some = list(islice(self._searched, SLICE))
         if not some and self._wide:
             self._searching = Networks()
             for network in self._wide:
                 self._searching.put(network, True)
             self._wide.clear()
-            self._searched = iter([*self._sessions])
+            self._searched = iter(self._sessions)
             some = list(islice(self._searched, SLICE))
         holds, spares = self._searching.holds, self._lists.holds
         keys = [(session.key, self._sessions.endpoints(session.key).peer) for session in some]

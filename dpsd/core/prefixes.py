@@ -10,6 +10,7 @@ All work is by look-up: a charge, a listing or a release costs the same however 
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import ip_network
 from itertools import islice
 
@@ -19,17 +20,24 @@ WIDE = {56: 4, 48: 8}
 """Prefix length, to how many of its peers have to be guilty."""
 LONGEST = max(WIDE) // 8  # bytes: a peer with a longer key lies within all of them
 LASTS = 600.0  # seconds for which a peer counts as one of them
+KEPT = 100  # peers of one
 SLICE = 200  # prefixes that are looked at together, to forget them
 
 
-@dataclass(slots=True)
+@dataclass
 class Prefix:
     """One with guilty peers. score was right at `at`; peers: when each was last charged, the latest
-    last."""
+    last; of more than KEPT only these."""
 
+    key: bytes
     score: float = 0.0
     at: float = 0.0
     peers: dict[bytes, float] = field(default_factory=dict)
+
+    @cached_property
+    def network(self) -> Network:
+        """Its addresses; to make it takes longer than all else of a charge."""
+        return ip_network((self.key.ljust(16, b"\0"), 8 * len(self.key)))
 
 
 class Prefixes:
@@ -50,9 +58,7 @@ class Prefixes:
                 if self._deliver[key] <= 0:
                     del self._deliver[key]
 
-    def charge(
-        self, peer: bytes, cost: float, limit: float, now: float
-    ) -> tuple[Network, Prefix] | None:
+    def charge(self, peer: bytes, cost: float, limit: float, now: float) -> Prefix | None:
         """Add what a peer cost; the widest prefix around it that is to be listed by now.
 
         limit: slot-seconds at which a single peer is listed.
@@ -64,7 +70,7 @@ class Prefixes:
             key = peer[: length // 8]
             prefix = self._prefixes.get(key)
             if prefix is None:
-                prefix = self._prefixes[key] = Prefix(at=now)
+                prefix = self._prefixes[key] = Prefix(key, at=now)
                 if length > min(WIDE):
                     self._within.setdefault(key[: min(WIDE) // 8], set()).add(key)
             prefix.score = cost + prefix.score * math.exp2((prefix.at - now) / self.half_life)
@@ -73,9 +79,11 @@ class Prefixes:
             prefix.peers[peer] = now
             while now - prefix.peers[oldest := next(iter(prefix.peers))] > LASTS:
                 del prefix.peers[oldest]
+            if len(prefix.peers) > KEPT:
+                del prefix.peers[oldest]
             if prefix.score < many * limit or len(prefix.peers) < many or self._deliver[key]:
                 continue
-            found = ip_network((key.ljust(16, b"\0"), length)), prefix
+            found = prefix
         return found
 
     def have(self, network: Network, prefix: Prefix) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dpsd.core.events import Key, State
 from dpsd.core.evidence import Evidence, Excuse, Kind, Seen
 from dpsd.core.peers import Network, PeerSize
+from dpsd.core.shards import Shards
 
 if TYPE_CHECKING:
     from dpsd.core.session import Session
@@ -99,7 +100,7 @@ class Scores:
         self.is_listed: Callable[[bytes], bool] = lambda _: True  # whether a `listed` one still is
         self.earned: Callable[[Peer, float, float], None] = lambda *_: None  # who hears of mails
         self.forgotten: list[Peer] = []  # by prune(); whoever reads it clears it
-        self._peers: dict[bytes, Peer] = {}
+        self._peers = Shards[bytes, Peer]()
         self._epoch = 0  # of sessions in TIME_WAIT: those of an older one are forgotten
         self._round: Iterator[Peer] = iter(())  # those that prune() has yet to look at
 
@@ -107,7 +108,7 @@ class Scores:
         return len(self._peers)
 
     def __iter__(self) -> Iterator[Peer]:
-        return iter(self._peers.values())
+        return iter(self._peers)
 
     def get(self, key: bytes) -> Peer | None:
         """The peer, if anything is remembered of it."""
@@ -119,7 +120,8 @@ class Scores:
         if peer is None:
             if len(self._peers) >= MOST:
                 self.prune(now, FOR_A_NEW_ONE)
-            peer = self._peers[key] = Peer(key, self.burst, now)
+            peer = Peer(key, self.burst, now)
+            self._peers.add(key, peer)
         return peer
 
     def is_barred(self, peer: Peer) -> bool:
@@ -241,7 +243,7 @@ class Scores:
         """
         some = list(islice(self._round, most))
         if not some:
-            self._round = iter(list(self._peers.values()))
+            self._round = iter(self._peers)
             some = list(islice(self._round, most))
         kept, gone = list[Peer](), list[Peer]()
         for peer in some:
@@ -251,7 +253,7 @@ class Scores:
             idle.sort(key=lambda peer: self.score(peer, now) + self.credit(peer, now))
             gone += idle[: len(idle) // 2 + 1]
         for peer in gone:
-            del self._peers[peer.key]
+            self._peers.remove(peer.key)
         self.forgotten += gone
         return len(gone)
 

@@ -12,6 +12,7 @@ from dpsd.core.lists import SCORE, Entry, ListName, Lists
 from dpsd.core.owners import TOGETHER, Owners
 from dpsd.core.peers import Network
 from dpsd.core.policy import Policy
+from dpsd.core.prefixes import KEPT
 from dpsd.core.retries import Retries
 from dpsd.core.story import span, verdict
 
@@ -52,9 +53,9 @@ class Sentences:
         for network in wide:
             prefix = prefixes.pop(network)
             if self._is_free(network) and self._judge.prefixes.have(network, prefix):
-                why = (
-                    f"{prefix.score:.0f} slot-seconds by {len(prefix.peers)} of its peers together"
-                )
+                known = len(prefix.peers)
+                many = f"{known} or more" if known == KEPT else f"{known}"
+                why = f"{prefix.score:.0f} slot-seconds by {many} of its peers together"
                 entries[network] = self._list(network, why, now)
                 self._judge.prefixes.clear(network)
         for key in list(islice(peers, AT_ONCE - len(wide))):

@@ -33,12 +33,12 @@ class Session:
     charged: slot-seconds that its overstays cost its peer, and until when; credited: mails that its
     peer has credit for; doomed: whether it is being ended; keeps: whether it keeps a slot, or waits
     for one; round: the last dump that had it; due: when it is looked at again, while it is being
-    closed.
+    closed; waits: where it stands while the server has said nothing (see ungreeted.py).
     """
 
     __slots__ = (
         *("charged", "charged_at", "closer", "credited", "doomed", "due", "keeps", "key", "peer"),
-        *("port", "progress", "round", "since", "state"),
+        *("port", "progress", "round", "since", "state", "waits"),
     )
 
     def __init__(self, key: Key, peer: Peer, port: int, state: int, now: float) -> None:
@@ -53,6 +53,7 @@ class Session:
         self.doomed, self.keeps = False, True
         self.round = self.credited = 0
         self.due = inf
+        self.waits: dict[Key, Session] | None = None
 
     def blames_peer(self) -> bool:
         """Whether it is the peer that has to act next.

@@ -54,7 +54,9 @@ from dpsd.core.session import (
     Session,
     Side,
 )
+from dpsd.core.shards import LAST, Shards
 from dpsd.core.turn import GREETING, Progress
+from dpsd.core.ungreeted import Ungreeted
 
 IMPLICIT_TLS = frozenset((465,))  # ports on which the peer speaks first (RFC 8314)
 SLICE = 1_000  # sessions that are looked through at a tick for those that dumps didn't have
@@ -87,11 +89,11 @@ class Sessions:
         self.endpoints = endpoints
         self._scores = scores
         self.size = scores.size
-        self._open: dict[Key, Session] = {}
+        self._open = Shards[Key, Session]()
         self._shortest: Mapping[int, Mapping[int, float]] = {0: {}}  # that they can become
         self._soonest: dict[int, float] = {0: 0.0}  # the shortest of a closing state, by port
         self._deadlines = Deadlines()
-        self.ungreeted: dict[Key, Session] = {}  # the server has said nothing in them; oldest first
+        self.ungreeted = Ungreeted()
         self.greeted: dict[int, float] = {}  # when the newest of the others was opened, by port
         self.relays = Relays()
         self.never_had: Collection[Key] = ()  # sessions that the server has no socket of
@@ -109,11 +111,16 @@ class Sessions:
         return len(self._open)
 
     def __iter__(self) -> Iterator[Session]:
-        return iter(self._open.values())
+        return iter(self._open)
 
     def get(self, key: Key) -> Session | None:
         """An open session."""
         return self._open.get(key)
+
+    def waiting(self, key: Key) -> Session | None:
+        """An open session in which the server has said nothing yet."""
+        session = self._open.get(key)
+        return session if session is not None and session.waits is not None else None
 
     def by_state(self) -> dict[str, int]:
         """How many sessions are in each state; SYN_RECV: half-open, of unproven peers."""
@@ -149,12 +156,12 @@ class Sessions:
     def feed(self, events: Iterable[Event], now: float) -> list[Noted]:
         """Take events that arrived at `now` (seconds, never going back)."""
         notes: list[Noted] = []
-        known = self._open.get
+        parts = self._open.parts
         for event in events:
             kind, key, status, state, a, b = event
             if kind != UPDATE:
                 self._feed_rare(event, now, notes)
-            elif (session := known(key)) is not None:
+            elif (session := parts[hash(key) & LAST].get(key)) is not None:
                 if state != session.state:
                     self._move(session, state, a, b, now, notes)
             elif state == ESTABLISHED and status & ASSURED:
@@ -188,7 +195,7 @@ class Sessions:
     def lingering(self, key: Key, now: float) -> Session | None:
         """A session that a socket tells of, unless it is followed already or isn't protected."""
         peer, server, _, port = self.endpoints(key)
-        if key in self._open or not self.protects(server, port):
+        if self._open.get(key) is not None or not self.protects(server, port):
             return None
         return Session(key, self._scores.peer(self.size.key(peer), now), port, ESTABLISHED, now)
 
@@ -229,7 +236,7 @@ class Sessions:
         if progress is None:
             progress = session.progress = self._progress(session)
         progress.look(said, answered, self.server, now, progress.replies + 1)
-        if answered and session.key in self.ungreeted:
+        if answered and session.waits is not None:
             self._is_greeted(session)
 
     def lose(self, keys: Collection[Key]) -> None:
@@ -237,7 +244,7 @@ class Sessions:
         it has by now."""
         before, self.never_had = self.never_had, frozenset(keys)
         for key in (*before, *self.never_had):
-            session = self.ungreeted.get(key)
+            session = self.waiting(key)
             if session is not None and session.state == ESTABLISHED:
                 self._keep(session, key not in self.never_had)
 
@@ -273,7 +280,9 @@ class Sessions:
         if peer.relay_since != relays.changes or relays.ports:
             relays.look_at(peer, port, now)
         session = Session(key, peer, port, ESTABLISHED, now)
-        self._open[key] = peer.sessions[key] = self.ungreeted[key] = session
+        self._open.add(key, session)
+        peer.sessions[key] = session
+        self.ungreeted.add(session)
         self.counts[ESTABLISHED] += 1
         at = self._ports[port]
         at.established += 1
@@ -313,7 +322,7 @@ class Sessions:
             session.keeps = keeps
             at, change = self._ports[session.port], 1 if keeps else -1
             at.keeping += change
-            if session.key not in self.ungreeted:
+            if session.waits is None:
                 at.served += change
 
     def _finish(self, session: Session, notes: list[Noted]) -> None:
@@ -323,12 +332,13 @@ class Sessions:
         self._over(session, notes)
 
     def _over(self, session: Session, notes: list[Noted]) -> None:
-        del self._open[session.key]
+        self._open.remove(session.key)
         at = self._ports[session.port]
         at.keeping -= session.keeps
         at.going -= session.doomed
-        if self.ungreeted.pop(session.key, None) is None:
+        if session.waits is None:
             at.served -= session.keeps
+        self.ungreeted.drop(session)
         session.peer.sessions.pop(session.key, None)
         self._deadlines.drop(session)
         self.counts[session.state] -= 1
@@ -397,7 +407,7 @@ class Sessions:
             spoken, replies = said(measure, version), measure.reply_packets or 0
             progress.look(spoken, reply, self.server, now, replies)
             if progress.answered:
-                if session.key in self.ungreeted:
+                if session.waits is not None:
                     self._is_greeted(session)
             else:
                 # When its queue is full the server drops the handshake's last packet, which the
@@ -421,7 +431,7 @@ class Sessions:
         """The server has said something."""
         if session.state == ESTABLISHED:
             self._keep(session, True)
-        del self.ungreeted[session.key]
+        self.ungreeted.drop(session)
         port = session.port
         self._ports[port].served += session.keeps
         if session.since > self.greeted.get(port, -1.0):
@@ -437,7 +447,7 @@ class Sessions:
         """Look through SLICE sessions for those that the last complete dump should have had."""
         some = list(islice(self._check, SLICE))
         if not some and self._unchecked:
-            self._check, self._unchecked = iter(list(self._open.values())), False
+            self._check, self._unchecked = iter(self._open), False
             self._kept, self._to_keep = self._to_keep, None
             some = list(islice(self._check, SLICE))
         lack = self.dumps.lack

@@ -104,7 +104,8 @@ class Witness:
         """Sessions that the server may never have had, some SUSPECTS: it has said nothing in them,
         and they have no socket, though the handshake was over before the look at the sockets."""
         sessions, found = self._sessions, list[Key]()
-        for key, session in islice(sessions.ungreeted.items(), 4 * SUSPECTS):
+        for session in islice(sessions.ungreeted, 4 * SUSPECTS):
+            key = session.key
             if looked_at - session.since < SHAKEN or key in sockets or key in self._translated:
                 continue
             found.append(key)
@@ -118,10 +119,10 @@ class Witness:
         self._translated = {
             key: session
             for key, session in self._translated.items()
-            if sessions.ungreeted.get(key) is session
+            if sessions.waiting(key) is session
         }
         for key in suspects:
-            session = sessions.ungreeted.get(key)
+            session = sessions.waiting(key)
             if session is not None and key not in here:
                 self._translated[key] = session
         sessions.lose(here)

@@ -22,7 +22,7 @@ MSG_DONTWAIT = socket.MSG_DONTWAIT
 ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
 EVENTS = Path("/proc/sys/net/netfilter/nf_conntrack_events")
 
-BATCH = 512  # datagrams a call: what is done with them takes up to 4 ms
+BATCH = 384  # datagrams a call: what is done with them takes up to 4 ms
 SLOT = 1024  # bytes a datagram; the longest event seen is 308, security contexts add some
 DUMP_BUFFER = 64 * 1024  # the kernel fills up to 32 KiB of it a datagram
 

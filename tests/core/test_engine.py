@@ -622,7 +622,8 @@ def check(engine: Engine, now: float) -> None:
         assert protects(endpoints(session.key).server, session.port)
     held = Counter(session.peer.key for session in open_)
     known = {
-        peer.key: sum(key in sessions._open for key in peer.sessions) for peer in engine.scores
+        peer.key: sum(sessions.get(key) is not None for key in peer.sessions)
+        for peer in engine.scores
     }
     assert {key: number for key, number in known.items() if number} == held
     for peer in engine.scores:
