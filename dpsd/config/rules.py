@@ -40,12 +40,19 @@ class Policy:
     half_life: float = key(
         Duration(), "5m", "A score without new evidence falls to half of it in this time."
     )
-    trust_half_life: float = key(
+    trust_most: float = key(
+        Number(0, 1000, "mails"),
+        6,
+        "Peers that delivered mail have credit for up to so many mails: with six their limit is 3.8"
+        " times block_at. Each useless session that is ended spends the credit of one mail.",
+    )
+    trust_half_life: float = key(Duration(), "14d", "Credit falls to half in this time.")
+    defer_for: float = key(
         Duration(),
-        "14d",
-        "Peers that delivered mail have credit for up to six mails: their limit is up to 3.8 times"
-        " block_at, and each useless session that is ended spends the credit of one mail. Credit"
-        " falls to half in this time.",
+        "5s",
+        "For how long a peer may open no session, after some of no use were ended to make room;"
+        " three times as long each time that it comes back for no use, up to block_for. An honest"
+        " peer's system tries again by itself after 1, 3 and 7 seconds.",
     )
 
 
@@ -110,6 +117,22 @@ class Stress:
         "Then the sessions that make least of their slots are ended, down to this share of the"
         " slots.",
     )
+    lasts: float = key(
+        Duration(), "30s", "For how long that goes on when no slots are short: attackers come back."
+    )
+    grace: float = key(
+        Number(0.1, 60, "seconds"),
+        0.6,
+        "So long it may be the peer's turn in a session when every slot is taken, before that has"
+        " to be worth its slot. Longer while slots only begin to run short, shorter when many wait."
+        " Honest clients answer within a round trip.",
+    )
+    few: float = key(
+        Number(0, 1, "of the slots"),
+        0.0625,
+        "A peer that holds no more than this share of the slots holds few sessions: its network may"
+        " have failed, with all of them.",
+    )
     fin_wait: float = key(Duration(high="1d"), "10s", "As in [proper_times].")
     close_wait: float = key(Duration(high="1d"), "3s", "As in [proper_times].")
     last_ack: float = key(Duration(high="1d"), "5s", "As in [proper_times].")
@@ -158,6 +181,12 @@ class Evidence:
         1.5,
         "So many new sessions for each slot, from everybody together, are a flood."
         " 0: churn costs the same at any time.",
+    )
+    churn_mild: float = key(
+        Number(0, 10_000, "sessions a second"),
+        0.5,
+        "So many for each slot a server bears well: up to here they cost nothing, and from here to"
+        " a flood more and more.",
     )
     idle_rate: float = key(
         Number(0, 100_000, "sessions a second"),

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from dpsd.core.dumps import EVERYTHING, Scope
 from dpsd.core.events import State
-from dpsd.core.numbers import DEMAND, DOUBLING, GRACE, IDLE, REPLY_FACTOR, REPLY_SLACK, SPARED
+from dpsd.core.numbers import DEMAND, DOUBLING, IDLE, REPLY_FACTOR, REPLY_SLACK, SPARED
 from dpsd.core.policy import Policy, Pool
 from dpsd.core.session import Session
 from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, UNFINISHED
@@ -69,7 +69,7 @@ class Auction:
         self._priced_at = 0.0
         self._payers = 0  # sessions past their grace that pay it, as the last looks told
         self._counting = 0
-        self._short_at, self._few = 0.8, 1  # share of the slots (stress.at); policy.few
+        self._short_at, self._few, self._grace = 0.8, 1, 0.6  # policy.stress_at, few, grace
         self._looks: dict[Scope, Look] = defaultdict(Look)
         self._serial = 0
         self._looked_at: set[Scope] = set()  # while payers are counted
@@ -77,14 +77,14 @@ class Auction:
     def grace(self, session: Session) -> Grace:
         """What of its own time a session gets before it has to be worth its slot."""
         if self.demand > 1.0:
-            seconds, why = GRACE / self.demand, "others wait for a slot"
+            seconds, why = self._grace / self.demand, "others wait for a slot"
         else:
             scarce = (self.demand - self._short_at) / max(1.0 - self._short_at, 1e-9)
-            seconds, why = GRACE / max(0.05, scarce), "slots begin to run short"
+            seconds, why = self._grace / max(0.05, scarce), "slots begin to run short"
         if session.progress is not None and not session.progress.exact:
             seconds, why = seconds * REPLY_FACTOR, f"{why}; no socket tells whose turn it is"
-        if self._has_returned(session) and seconds > 2.0 * GRACE:
-            return Grace(2.0 * GRACE, "its peer came back after one of no use was ended")
+        if self._has_returned(session) and seconds > 2.0 * self._grace:
+            return Grace(2.0 * self._grace, "its peer came back after one of no use was ended")
         return Grace(seconds, why)
 
     def overdue(self, session: Session, now: float) -> float | None:
@@ -141,7 +141,7 @@ class Auction:
         """As the demand is now. taken: sessions that keep a slot or wait for one; silent: whether
         the server answers nobody: then the price doesn't rise for it."""
         self.demand, self._short_at = taken / pool.slots, policy.stress_at
-        self._few = policy.few
+        self._few, self._grace = policy.few, policy.grace
         passed, self._priced_at = min(1.0, now - self._priced_at), now
         payers = max(self._payers, self._counting)
         if self.demand > 1.0 and payers > SPARED * pool.slots and not silent:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from dpsd.core.numbers import FEW_AT_ONCE, FEW_LATER, GRACE, WHO_DELIVERED
+from dpsd.core.numbers import FEW_AT_ONCE, FEW_LATER, WHO_DELIVERED
 
 
 class Kind(StrEnum):
@@ -73,9 +73,9 @@ RULES: dict[Kind, Rule] = {
         "",
         f"`evidence.crowd_cost` (35) times the stress; times {FEW_LATER:g} if its peer holds few"
         f" sessions, or {FEW_AT_ONCE:g} if that came back at once, of which half where no socket"
-        f" told; else less if it had less than"
-        f" {2 * GRACE:g} s of its own, and for all that are ended before it comes back no more than"
-        f" for one, or for {WHO_DELIVERED:g} of it if that ever delivered mail",
+        f" told; else less if it had less than twice `stress.grace` (0.6 s) of its own, and for all"
+        f" that are ended before it comes back no more than for one, or for {WHO_DELIVERED:g} of it"
+        " if that ever delivered mail",
         {"": "{were} ended to make room"},
         (
             *(Excuse.UNCOUNTED, Excuse.NEVER_SERVED, Excuse.REPLY_DUE, Excuse.DELIVERED),

@@ -14,13 +14,10 @@ from math import inf
 from dpsd.core.events import Key, Measure, State
 from dpsd.core.evidence import Excuse, Kind, Seen
 from dpsd.core.numbers import (
-    CREDIT_MOST,
     CROWDED,
-    DEFER,
     DEFER_GROWS,
     FEW_AT_ONCE,
     FEW_LATER,
-    GRACE,
     REPLY_FACTOR,
     WHO_DELIVERED,
 )
@@ -166,12 +163,12 @@ class Judge:
                 if not session.progress.exact:  # nobody but the counters says that it was its turn
                     cost = most = most / REPLY_FACTOR
             else:  # who was ended in haste may have been about to go on
-                cost *= min(1.0, own / (2.0 * GRACE))
+                cost *= min(1.0, own / (2.0 * self._policy.grace))
                 most *= WHO_DELIVERED if peer.mailed_at > -inf else 1.0
             cost = max(0.0, min(cost, most - peer.charged))
             peer.charged += cost
             seen = Seen(session.port, own, peer.open, 0.0, self._stress.level)
-            came = self._stress.began_at - DEFER if session.progress.exact else inf
+            came = self._stress.began_at - self._policy.defer_for if session.progress.exact else inf
             if session.since > min(peer.returned_since, came):
                 self._charge(peer, Kind.CROWD, "", cost, guilty, now, seen)
             else:
@@ -183,12 +180,13 @@ class Judge:
         """Whether its peer came back at once for no more than small talk."""
         peer, progress = session.peer, session.progress
         talked = progress is not None and progress.said > self._policy.empty_bytes
-        return 0.0 <= session.since - peer.deferred_until <= DEFER and not talked
+        return 0.0 <= session.since - peer.deferred_until <= self._policy.defer_for and not talked
 
     def _wait(self, peer: Peer, now: float) -> float:
         """Defer a peer that delivers mail, too: for the shortest time, however often."""
-        peer.deferred_until = max(peer.deferred_until, now + DEFER)
-        return DEFER
+        seconds = self._policy.defer_for
+        peer.deferred_until = max(peer.deferred_until, now + seconds)
+        return seconds
 
     def _defer(self, peer: Peer, now: float) -> None:
         """Defer a peer for DEFER_GROWS times as long as the last time, if that isn't forgotten; for
@@ -198,9 +196,8 @@ class Judge:
         recent = now - peer.ended_at <= self._policy.half_life
         peer.returned_since = peer.ended_at if recent else inf
         peer.deferrals = peer.deferrals + 1 if recent else 1
-        peer.deferred_until = now + min(
-            DEFER * DEFER_GROWS ** (peer.deferrals - 1), self._policy.block_for
-        )
+        seconds = self._policy.defer_for * DEFER_GROWS ** (peer.deferrals - 1)
+        peer.deferred_until = now + min(seconds, self._policy.block_for)
         peer.ended_at, peer.charged, peer.held = now, 0.0, peer.open
 
     def prune(self, now: float) -> None:
@@ -324,7 +321,7 @@ class Judge:
 
     def _earned(self, peer: Peer, mails: float, now: float) -> None:
         peer.mailed_at = now
-        self.scores.earn(peer, mails, CREDIT_MOST, now)
+        self.scores.earn(peer, mails, self._policy.credit_most, now)
         if peer.credit > 1.0:
             self.has_delivered(peer)
 

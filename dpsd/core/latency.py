@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from math import inf
 
 from dpsd.core.numbers import (
-    FIRST_WORD,
     OTHERS,
     REPLY_FACTOR,
     REPLY_SLACK,
     SLOWER,
     STOOD_STILL,
-    STRESS_LASTS,
 )
 
 SIZES = range(32)  # of what was said, in bits: evidence.delivered_bytes is below 2**31
@@ -25,17 +23,19 @@ SIZES = range(32)  # of what was said, in bits: evidence.delivered_bytes is belo
 
 @dataclass(slots=True)
 class Latency:
-    """seconds: what the slower replies lately took; at: when the last one came."""
+    """seconds: what the slower replies lately took; at: when the last one came; lasts: seconds in
+    which it falls to half unless it is confirmed (stress.lasts)."""
 
     seconds: float = 0.0
     at: float = 0.0
+    lasts: float = 30.0
 
     def took(self, seconds: float, now: float) -> None:
         """Take note of a reply that took so many seconds."""
         if seconds > self.seconds:
             self.seconds += (seconds - self.seconds) * SLOWER
         else:
-            self.seconds = max(seconds, self.seconds * 2.0 ** ((self.at - now) / STRESS_LASTS))
+            self.seconds = max(seconds, self.seconds * 2.0 ** ((self.at - now) / self.lasts))
         self.at = now
 
     @property
@@ -83,7 +83,7 @@ class Server:
         """Whether so many (at most OTHERS) that came later, and asked later, have their reply to as
         much as this."""
         newest = self._newest[self._size(words)][-others:]
-        came = opened if words > FIRST_WORD else -inf
+        came = opened if words > self.useful_rate else -inf
         return all(each > came and then > asked for each, then in newest)
 
     def _size(self, words: int) -> int:

@@ -5,11 +5,6 @@ Each has its unit, its reason, and the trial it comes from: "arena" is `python -
 or is written in a standard, isn't here.
 """
 
-GRACE = 0.6
-"""Seconds of its own turn that a session may take when every slot is taken, before it has to be
-worth its slot. Honest clients answer within a round trip; a look at the table comes every 0.2 to
-0.3 s. Arena: 0.4 ends mobile senders, 1.0 makes honest mail wait behind each wave of attackers."""
-
 IDLE = 1 / 3
 """Share of the grace for a session that has delivered mail and then says nothing: to end it costs
 its peer no more than a new connection. Arena: one mail, then silence."""
@@ -46,12 +41,6 @@ OTHERS = 3
 """Sessions that came later than a doubtful one, and have their reply to as much: then that one was
 never finished. Days: one or two come about by chance."""
 
-DEFER = 5.0
-"""Seconds for which a peer may open no new session after some of no use were ended. An honest
-peer's system tries its connection again after 1, 3 and 7 s by itself. Also for how long before
-slots began to run short, and after a deferral, a peer is taken for one that hurries. Days: people
-press "send" again after 15 s, servers try again after minutes."""
-
 DEFER_GROWS = 3.0
 """Each further deferral in a row lasts this many times as long as the one before, up to
 policy.block_for: 5, 15, 45 s. Arena: stalled DATA on 20 slots."""
@@ -68,29 +57,9 @@ WHO_DELIVERED = 0.25
 """Share of one useless session's cost that a peer which ever delivered mail pays for all that are
 ended before it comes back; a stranger pays it whole. Days: a carrier's NAT in honest overload."""
 
-FEW = 1 / 16
-"""Share of the slots up to which a peer holds few: its network may have failed, with all of them.
-Days: sites that lose their line."""
-
-CREDIT_MOST = 6.0
-"""Mails that count to a peer's credit, so that it can't be bought by volume. Each session of no use
-that is ended to make room spends one. Arena: credit bought by mails; days: offices."""
-
 SLOWER = 0.3
 """Weight of a reply that took longer than the slower ones before: a few of them have to agree.
 Days: one name server that doesn't answer."""
-
-MILD = 1 / 3
-"""Share of a flood of new sessions (evidence.churn_flood) that a server bears well: below it they
-cost nothing. Days: newsletters, and monitors that reset."""
-
-FIRST_WORD = 32
-"""Bytes up to which a peer has said no more than its first command: whoever is answered later tells
-that it isn't finished. Arena: a byte every 3 s."""
-
-STRESS_LASTS = 30.0
-"""Seconds that stress outlasts its cause, since attackers come back; and in which a reply latency
-that isn't confirmed falls to half. Lab: hold."""
 
 STOOD_STILL = 3.0
 """Seconds without a tick after which nobody is judged before the table was read again; and without

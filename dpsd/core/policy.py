@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from dpsd.core.lists import ListName
-from dpsd.core.numbers import FEW, MILD
 
 
 class Known(Enum):
@@ -32,12 +31,16 @@ class Policy:
     proper, proper_stress: how long a session may stay in a state (ESTABLISHED: be of no use) at
     rest and, while it is being closed, under full pressure; proper_at, proper_stress_at: all of
     them for ports that have their own. stress_at: the pressure from which on they shrink;
-    stress_until: that to which room is made. calm_cost: share of an overstay's cost that counts at
-    rest. useful_rate: bytes a second from a peer that are progress. overstay_most: the most that a
-    session's overstays cost. idle_rate, idle_burst: sessions of no use a second and
-    at once that cost a peer nothing. churn_flood: new sessions a second, from everybody and for
-    each slot, that are a flood; 0: churn costs the same at rest. knock_rate: dropped packets a
-    second that are knocking.
+    stress_until: that to which room is made; stress_lasts: seconds that stress outlasts its
+    cause. grace: seconds of its own time that a session gets when every slot is taken.
+    few_share: of the slots, up to which a peer holds few. defer_for: seconds for which a peer
+    may open no session after some of no use were ended. credit_most: mails that count to a
+    peer's credit. calm_cost: share of an overstay's cost that counts at rest. useful_rate:
+    bytes a second from a peer that are progress. overstay_most: the most that a session's
+    overstays cost. idle_rate, idle_burst: sessions of no use a second and at once that cost a
+    peer nothing. churn_flood: new sessions a second, from everybody and for each slot, that are
+    a flood, churn_mild: up to which they cost nothing; flood 0: churn costs the same at rest.
+    knock_rate: dropped packets a second that are knocking.
     """
 
     pools: tuple[Pool, ...]
@@ -49,6 +52,11 @@ class Policy:
     half_life: float
     stress_at: float
     stress_until: float
+    stress_lasts: float
+    grace: float
+    few_share: float
+    defer_for: float
+    credit_most: float
     crowd_cost: float
     delivered_bytes: int
     credit_half_life: float
@@ -61,6 +69,7 @@ class Policy:
     churn_burst: float
     churn_cost: float
     churn_flood: float
+    churn_mild: float
     abort_cost: float
     empty_cost: float
     empty_bytes: int
@@ -81,14 +90,14 @@ class Policy:
     def few(self) -> int:
         """Up to how many open sessions are few for a peer, where slots are scarcest: their stalling
         may be its network's, and many such peers may be one attacker."""
-        return max(1, int(min(pool.slots for pool in self.pools) * FEW))
+        return max(1, int(min(pool.slots for pool in self.pools) * self.few_share))
 
     def flood(self, opened: float) -> float:
         """From 0 to 1: how much of a flood so many new sessions a second from everybody are."""
-        full = self.churn_flood
+        full, mild = self.churn_flood, self.churn_mild
         if not full:
             return 1.0
-        return min(1.0, max(0.0, (opened / self.slots / full - MILD) / (1.0 - MILD)))
+        return min(1.0, max(0.0, (opened / self.slots - mild) / max(full - mild, 1e-9)))
 
     def stress(self, pressure: float) -> float:
         """From 0 (calm) to 1 (every slot is taken), rising in between from stress_at on."""

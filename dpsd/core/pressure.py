@@ -1,6 +1,5 @@
 """Stress: how much many sessions matter just now, since slots run short or sessions flood in."""
 
-from dpsd.core.numbers import STRESS_LASTS
 from dpsd.core.policy import Policy
 
 OPENED_OVER = 2.0  # seconds over which the rate of new sessions is smoothed
@@ -40,7 +39,7 @@ class Stress:
         level = policy.stress(pressure)
         if level and not self.level:
             self.began_at = now
-        if level >= self.level or now - self._risen_at > STRESS_LASTS:
+        if level >= self.level or now - self._risen_at > policy.stress_lasts:
             self.level = level
         if level >= self.level:
             self._risen_at = now

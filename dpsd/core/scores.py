@@ -2,8 +2,8 @@
 
 A slot-second is one place for a session, kept busy for a second to no purpose. A peer's score is
 the sum of what its evidence cost, each part halved every half-life since. Credit is what it
-brought lately: a unit for each mail up to CREDIT_MOST, so that it can't be bought by volume; each
-session of no use spends some.
+brought lately: a unit for each mail up to policy.trust_most, so that it can't be bought by volume;
+each session of no use spends some.
 """
 
 import math

@@ -12,7 +12,6 @@ from typing import Any
 
 from dpsd.core.engine import Engine
 from dpsd.core.events import Key, State
-from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import Network
 from dpsd.core.scores import MOST, Peer
 from dpsd.daemon.clock import Clock
@@ -44,7 +43,7 @@ class Memory:
         """Take up scores and earlier blocks from the store. Raises DpsdError if it fails."""
         engine, clock = self._engine, self._clock
         now = clock.now()
-        within = now - engine.policy.black_within
+        within, most = now - engine.policy.black_within, engine.policy.credit_most
 
         def past(at: float) -> float:  # the clock may be behind what it was when that was written
             return min(clock.from_wall(at), now)
@@ -61,7 +60,7 @@ class Memory:
                 peer = engine.scores.restore(row.peer, row.score, past(row.at), evidence)
                 if row.detail.get("listed") and engine.lists.decisive(row.peer) is None:
                     engine.scores.clear(peer.key)  # it was released while no daemon ran
-                peer.credit = min(row.detail.get("trust", 0.0), CREDIT_MOST)
+                peer.credit = min(row.detail.get("trust", 0.0), most)
                 peer.credited_at = past(trusted_at)
                 if (mailed_at := row.detail.get("mailed_at")) is not None:
                     peer.mailed_at = past(mailed_at)

@@ -15,18 +15,16 @@ from dpsd.core.dumps import EVERYTHING
 from dpsd.core.events import State, Word
 from dpsd.core.numbers import (
     DOUBLING,
-    GRACE,
     IDLE,
     REPLY_FACTOR,
     REPLY_SLACK,
     SPARED,
-    STRESS_LASTS,
 )
 from dpsd.core.policy import Pool
 from dpsd.core.scores import Peer
 from dpsd.core.session import Note, Session
 from dpsd.core.turn import BOTH, DOUBT, GREETING, PEER, SERVER, UNFINISHED, Progress, Turn
-from tests.core.transcript import PLAIN, SIZE, Stage, peers
+from tests.core.transcript import GRACE, PLAIN, SIZE, STRESS_LASTS, Stage, peers
 
 A, B, C = "203.0.113.1", "203.0.113.2", "203.0.113.3"
 HELD = "SYN_RECV ESTABLISHED"

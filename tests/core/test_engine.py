@@ -24,10 +24,18 @@ from dpsd.core.events import (
     Word,
 )
 from dpsd.core.lists import Drop, Entry, ListName, Lists
-from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.policy import Pool
 from dpsd.core.story import told
-from tests.core.transcript import PLAIN, SIZE, Stage, endpoints, network, peers, protects
+from tests.core.transcript import (
+    CREDIT_MOST,
+    PLAIN,
+    SIZE,
+    Stage,
+    endpoints,
+    network,
+    peers,
+    protects,
+)
 
 A, B, C = "203.0.113.1", "203.0.113.2", "203.0.113.3"
 V6, SAME_64, OTHER_64 = "2001:db8:5::1", "2001:db8:5::2:2", "2001:db8:5:1::1"
@@ -192,7 +200,7 @@ def test_a_few_sessions_of_no_use_are_free() -> None:
 
 
 def test_churn_costs_nothing_before_it_is_a_flood() -> None:
-    stage = Stage({"slots": 10, "churn_flood": 3.0})
+    stage = Stage({"slots": 10, "churn_flood": 3.0, "churn_mild": 1.0})
     for at in range(20):
         stage.play(crowd(A, 10, f"{HELD} CLOSE", at=at, first=100 * at))
     assert stage.evidence(A) == {}

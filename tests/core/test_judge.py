@@ -13,16 +13,13 @@ from dpsd.core.events import Word
 from dpsd.core.evidence import Excuse, Kind
 from dpsd.core.lists import ListName
 from dpsd.core.numbers import (
-    CREDIT_MOST,
-    DEFER,
     DEFER_GROWS,
     FEW_AT_ONCE,
     FEW_LATER,
-    GRACE,
     REPLY_FACTOR,
 )
 from dpsd.core.scores import Peer
-from tests.core.transcript import PLAIN, Stage, address_key, network
+from tests.core.transcript import CREDIT_MOST, DEFER, GRACE, PLAIN, Stage, address_key, network
 
 A, B, W = "203.0.113.1", "203.0.113.2", "192.0.2.7"
 HELD = "SYN_RECV ESTABLISHED"

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpsd.core.evidence import Evidence, Kind
-from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import PeerSize
 from dpsd.core.scores import FOR_A_NEW_ONE, TIME_WAITS_END, Scores
 from dpsd.core.session import Session
-from tests.core.transcript import network
+from tests.core.transcript import CREDIT_MOST, network
 
 A, B = b"\xcb\x00\x71\x01", b"\xcb\x00\x71\x02"
 HALF_LIFE = 100.0

@@ -97,6 +97,9 @@ PLAIN = replace(
 )
 """Numbers that are easy to count with: an overstay costs 1 a second, other things 1 or 2 each."""
 
+GRACE, DEFER, STRESS_LASTS = PLAIN.grace, PLAIN.defer_for, PLAIN.stress_lasts
+CREDIT_MOST = PLAIN.credit_most
+
 
 def endpoints(key: Any) -> Endpoints:
     """What a stage's keys mean."""

@@ -17,7 +17,6 @@ from dpsd.core.engine import Engine
 from dpsd.core.events import ASSURED, UPDATE, Endpoints, State
 from dpsd.core.evidence import Excuse, Kind
 from dpsd.core.lists import Entry, ListName, Lists
-from dpsd.core.numbers import CREDIT_MOST
 from dpsd.core.peers import Network
 from dpsd.daemon import memory
 from dpsd.daemon.clock import Clock
@@ -26,6 +25,7 @@ from dpsd.errors import StoreError
 from dpsd.kernel.ctnetlink import key_of
 from dpsd.kernel.host import Host
 from dpsd.store import Action, PeerRow, Record, Store
+from tests.core.transcript import CREDIT_MOST
 
 PEER: Network = ip_network("203.0.113.7/32")
 OTHER: Network = ip_network("203.0.113.8/32")
@@ -34,6 +34,7 @@ CLIENT, OTHERS = (
     key_of(Endpoints(peer.network_address.packed, SERVER.packed, 40000, 25))
     for peer in (PEER, OTHER)
 )
+
 HONEST6 = ip_address("2001:db8:0:100::").packed[:8]
 FIVE_HOURS = 5 * 3600.0
 
