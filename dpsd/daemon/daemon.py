@@ -46,7 +46,7 @@ log = logging.getLogger("dpsd")
 
 PULSE = 0.25  # seconds between two ticks
 HURRIED = 3  # ticks in that time while slots run short
-POLL = 0.2  # seconds between two looks at the store
+POLL = PULSE  # seconds between two looks at the store: one wake-up for both
 SETTLED = 200  # sessions that end before the loop sees to anything else: some 3 ms
 ADOPTED_WITHIN = 1.0  # seconds of a start that wait for what the kernel holds
 FLUSH = 1.0  # seconds within which scores are in the store, and what failed before is tried again

@@ -30,7 +30,8 @@ AHEAD = 5.0  # seconds; an entry made by so much later than now was made by anot
 # What a node tells of its daemon; ADOPTS: it runs, and not all that the kernel held is stored.
 RUNS, ADOPTS, CLEAN = "runs", "adopts", "stopped"
 WRITTEN_AT_ONCE = 5_000  # records a transaction: about 0.2 s, in which nothing else is read
-LOOKED = 1.0  # seconds after which the store is asked whatever its files tell
+COARSE = 1.0  # seconds after a write in which the files' times may not tell another
+LOOKED = 10.0  # seconds after which the store is asked whatever they tell
 MOST_WAITING = 100_000  # records; more than that, with a store that fails, are given up
 
 
@@ -71,7 +72,8 @@ class Keeper:
         self._failing: set[str] = set()  # what has been told to fail
         self._file: tuple[int, int] | None = None
         self._behind = False  # there is news that isn't applied yet
-        self._seen: tuple[tuple[object, ...] | None, float] = None, 0.0  # of the files, and when
+        self._files: tuple[object, ...] | None = None  # as they were seen last
+        self._changed_at = self._asked_at = 0.0  # when they differed, and when the store was asked
         self._flushing = set[asyncio.Future[None]]()
         self._step = 0.0  # by which the wall clock was set, as the store's entries have it
         self._step_at = 0.0  # when that was noticed first
@@ -162,17 +164,22 @@ class Keeper:
         """What others changed and isn't applied yet; None: read everything again.
 
         It comes again with each call until caught_up() is told of it. Costs next to nothing while
-        nobody writes: the store is asked when its file or the log beside it was written to, and
-        each second besides, since their times are coarse.
+        nobody writes: the store is asked when its file or the log beside it was written to, and for
+        COARSE seconds after that.
         """
-        if not self._behind:
-            written, now = self._written(), time.monotonic()
-            if written is not None and written == self._seen[0] and now < self._seen[1] + LOOKED:
-                return News([], self.applied)
-            self._seen = written, now
-            if not await self.run(Store.changed):
-                return News([], self.applied)
+        if not self._behind and not (self._may_differ() and await self.run(Store.changed)):
+            return News([], self.applied)
         return await self.missed()
+
+    def _may_differ(self) -> bool:
+        """Whether somebody may have written since this was asked last."""
+        files, now = self._written(), time.monotonic()
+        if files is None or files != self._files:
+            self._files, self._changed_at = files, now
+        if now - self._changed_at > COARSE and now - self._asked_at < LOOKED:
+            return False
+        self._asked_at = now
+        return True
 
     def _written(self) -> tuple[object, ...] | None:
         """When the store's file and its log were written to last, and which they are; None: that
