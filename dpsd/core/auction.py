@@ -187,9 +187,8 @@ class Auction:
         return found + self._doubtful(room - len(found), spared, few, is_spared)
 
     def _has_returned(self, session: Session) -> bool:
-        """Whether a session was opened after its peer, which held several, had been deferred."""
-        peer = session.peer
-        return peer.deferrals > 0 and peer.held > self._few and session.since > peer.ended_at
+        """Whether a stranger, which held several sessions and was deferred, came back with one."""
+        return session.peer.held > self._few and _is_back(session)
 
     def returned(self, is_spared: Spared, now: float) -> list[Session]:
         """Sessions of peers that came back after one of no use was ended, and that are of no use

@@ -110,7 +110,8 @@ class Engine:
         self._stress.apply(policy)
         server = self.sessions.server
         server.mail_bytes, server.useful_rate = policy.delivered_bytes, policy.useful_rate
-        server.talk.lasts = server.mail.lasts = policy.stress_lasts
+        for latency in (server.talk, server.mail, server.filter):
+            latency.lasts = policy.stress_lasts
         self.sessions.set_shortest(policy.proper_times(1.0))
         self._set_times()
 

@@ -28,6 +28,7 @@ class Excuse(StrEnum):
     DELIVERED = "it had delivered mail, and waited for the next"
     REPLY_DUE = "the server may have owed it a reply"
     UNREACHED = "the server's words hadn't reached it yet"
+    MOVING = "it had only just gone on"
     CREDIT = "mail that its peer delivered lately paid for it"
     MAILED = "its peer delivered mail in the last minutes"
     UNCOUNTED = "conntrack counts no bytes, so nobody knows what was of use"
@@ -79,7 +80,14 @@ RULES: dict[Kind, Rule] = {
         {"": "{were} ended to make room"},
         (
             *(Excuse.UNCOUNTED, Excuse.NEVER_SERVED, Excuse.REPLY_DUE, Excuse.DELIVERED),
-            *(Excuse.UNREACHED, Excuse.CREDIT, Excuse.MAILED, Excuse.FIRST, Excuse.LISTED),
+            *(
+                Excuse.UNREACHED,
+                Excuse.MOVING,
+                Excuse.CREDIT,
+                Excuse.MAILED,
+                Excuse.FIRST,
+                Excuse.LISTED,
+            ),
         ),
     ),
     Kind.CHURN: Rule(

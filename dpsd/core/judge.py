@@ -111,18 +111,42 @@ class Judge:
         self._stress.opened += opened
         return guilty
 
-    def excuse(self, session: Session) -> Excuse | None:
+    def excuse(self, session: Session, now: float) -> Excuse | None:
         """Why a session that is ended to make room isn't charged to its peer; None: it is."""
         progress, has_few = session.progress, session.peer.open <= self._policy.few
         if progress is None or progress.turn == GREETING:
             return Excuse.NEVER_SERVED
-        if progress.turn == DOUBT or (progress.turn == UNFINISHED and has_few):
-            return None if self._begins_again(session, progress) else Excuse.REPLY_DUE
-        if progress.mails and progress.turn != UNFINISHED:
-            return Excuse.DELIVERED
-        if progress.unreached and has_few:
-            return Excuse.UNREACHED
-        return None if self._sessions.measured else Excuse.UNCOUNTED
+        waits = progress.turn in (DOUBT, UNFINISHED)
+        in_haste = progress.own <= 2.0 * self._policy.grace
+        excuses = {
+            Excuse.REPLY_DUE: waits and self._may_be_due(session, progress, now),
+            Excuse.DELIVERED: bool(progress.mails) and not waits,
+            Excuse.MOVING: progress.turn == SERVER and in_haste,
+            Excuse.UNREACHED: progress.unreached and has_few,
+            Excuse.UNCOUNTED: not self._sessions.measured,
+        }
+        return next((excuse for excuse, holds in excuses.items() if holds), None)
+
+    def _may_be_due(self, session: Session, progress: Progress, now: float) -> bool:
+        """Whether the server may owe a reply to one that waits for longer than others."""
+        if self._is_filtered(progress, now):
+            return True
+        may_wait = progress.turn == DOUBT or self._may_wait(session.peer, progress)
+        return may_wait and not self._begins_again(session, progress)
+
+    def _is_filtered(self, progress: Progress, now: float) -> bool:
+        """Whether its mail may still go through a content filter."""
+        server = self._sessions.server
+        is_mail = server.latency(progress.asked) is server.mail
+        return is_mail and now - progress.since <= server.filter.limit
+
+    def _may_wait(self, peer: Peer, progress: Progress) -> bool:
+        """Whether a peer holds few sessions: its reply may be late though others have theirs. Who
+        held many lately doesn't hold few, unless the server takes long with some commands."""
+        server = self._sessions.server
+        is_mail = server.latency(progress.asked) is server.mail
+        slow = not is_mail and server.talk.seconds > 2.0 * self._policy.grace
+        return (peer.open if slow else max(peer.open, peer.held)) <= self._policy.few
 
     def _begins_again(self, session: Session, progress: Progress) -> bool:
         """Whether a peer with several sessions came back with another that it doesn't finish, while
@@ -141,7 +165,7 @@ class Judge:
         slot. For how many seconds its peer may open no new session.
         """
         peer = session.peer
-        peer.excuse = excuse = self.excuse(session)
+        peer.excuse = excuse = self.excuse(session, now)
         if excuse is Excuse.NEVER_SERVED:
             return 0.0
         if excuse is Excuse.DELIVERED:
@@ -163,7 +187,8 @@ class Judge:
                 if not session.progress.exact:  # nobody but the counters says that it was its turn
                     cost = most = most / REPLY_FACTOR
             else:  # who was ended in haste may have been about to go on
-                cost *= min(1.0, own / (2.0 * self._policy.grace))
+                haste = max(2.0 * self._policy.grace, self._sessions.server.talk.seconds)
+                cost *= min(1.0, own / haste)
                 most *= WHO_DELIVERED if peer.mailed_at > -inf else 1.0
             cost = max(0.0, min(cost, most - peer.charged))
             peer.charged += cost
@@ -198,7 +223,8 @@ class Judge:
         peer.deferrals = peer.deferrals + 1 if recent else 1
         seconds = self._policy.defer_for * DEFER_GROWS ** (peer.deferrals - 1)
         peer.deferred_until = now + min(seconds, self._policy.block_for)
-        peer.ended_at, peer.charged, peer.held = now, 0.0, peer.open
+        peer.ended_at, peer.charged = now, 0.0
+        peer.held = max(peer.open, peer.held) if recent else peer.open
 
     def prune(self, now: float) -> None:
         """Forget some of what doesn't matter any more; call it again and again."""

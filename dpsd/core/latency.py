@@ -48,12 +48,15 @@ class Latency:
 class Server:
     """The server's replies to commands and to mails.
 
+    filter: what mails took, with those that were taken for answered too soon: sessions may be ended
+    in error, but nobody is charged before that.
     mail_bytes: so many from the peer may be a mail (evidence.delivered_bytes); useful_rate: bytes a
     second that are progress. measured: whether conntrack counts bytes; None while unknown.
     """
 
     talk: Latency = field(default_factory=Latency)
     mail: Latency = field(default_factory=Latency)
+    filter: Latency = field(default_factory=Latency)
     mail_bytes: int = 1000
     useful_rate: float = 32.0
     measured: bool | None = None
@@ -64,6 +67,12 @@ class Server:
     def latency(self, asked: int) -> Latency:
         """That of replies to so many bytes."""
         return self.mail if asked >= self.mail_bytes else self.talk
+
+    def took(self, asked: int, seconds: float, now: float) -> None:
+        """Take note of a reply to so many bytes."""
+        self.latency(asked).took(seconds, now)
+        if asked >= self.mail_bytes:
+            self.filter.took(seconds, now)
 
     def is_silent(self, now: float) -> bool:
         """Whether it has answered nobody for longer than it takes."""

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-from dpsd.core.auction import Auction
+from dpsd.core.auction import MOST, Auction
 from dpsd.core.dumps import Scope
 from dpsd.core.events import Key, Word
 from dpsd.core.evidence import Excuse
@@ -18,7 +18,7 @@ from dpsd.core.judge import Guilty, Judge
 from dpsd.core.numbers import SPARED
 from dpsd.core.owners import Owners
 from dpsd.core.peers import Network
-from dpsd.core.policy import Policy
+from dpsd.core.policy import Policy, Pool
 from dpsd.core.scores import Peer
 from dpsd.core.session import ESTABLISHED, LOOKED, OPENED, Noted, Session
 from dpsd.core.sessions import Sessions
@@ -79,6 +79,7 @@ class Room:
                 room = taken - going - int(self.policy.stress_until * pool.slots)
                 spared = int(SPARED * pool.slots)
                 doomed += auction.take(room, spared, self.policy.few, spares, now)
+                doomed += self._late(pool, now)
             else:
                 doomed += auction.returned(spares, now)
         # Since it was looked at one may be over, without a word.
@@ -86,6 +87,18 @@ class Room:
         for session in doomed:
             sessions.doom(session, True)
         return [session.key for session in doomed]
+
+    def _late(self, pool: Pool, now: float) -> list[Session]:
+        """Sessions whose greeting is late, MOST of the oldest: their sockets tell whether it finds
+        no window."""
+        late = 2.0 * self._sessions.server.talk.limit
+        return [
+            session
+            for session in islice(self._sessions.ungreeted, MOST)
+            if now - session.since > late
+            and (not pool.ports or session.port in pool.ports)
+            and not (session.doomed or self._owners.is_spared(session))
+        ]
 
     def settle(
         self, doomed: Iterable[Key], words: Mapping[Key, Word] | None, guilty: Guilty, now: float

@@ -30,7 +30,7 @@ class Peer:
     """What is remembered of one peer. `score` was right at `at`, `credit` at `credited_at`, `idle`
     (how many sessions of no use it had lately) at `idle_at`. sessions: the open ones. ended_at:
     when one or some of no use were last ended, deferred_until: up to when it may open no new one
-    since, deferrals: how often that was so in a row, held: how many it had open then, charged:
+    since, deferrals: how often that was so in a row, held: the most that it had open then, charged:
     slot-seconds for those ended since;
     returned_since: sessions that were opened later are charged when they are ended. excuse: why it
     wasn't charged for the last thing that it might have been charged for; delivers: whether it was
@@ -218,7 +218,7 @@ class Scores:
         """Forget what a peer did: it was released."""
         peer = self._peers.get(key)
         if peer is not None:
-            peer.score, peer.deferrals = 0.0, 0
+            peer.score, peer.deferrals, peer.held = 0.0, 0, 0
             peer.deferred_until = peer.ended_at = -math.inf
             peer.returned_since = math.inf
             peer.evidence.clear()

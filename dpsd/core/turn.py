@@ -60,7 +60,7 @@ class Progress:
 
     __slots__ = (
         *("answered", "asked", "at", "begun", "exact", "forgotten_at", "goes_on", "guessed"),
-        *("idle", "mails", "opened", "own", "replies", "rtt"),
+        *("idle", "mails", "mark", "opened", "own", "replies", "rtt", "trips"),
         *("said", "since", "spent", "turn", "turns", "unreached", "useful"),
     )
 
@@ -68,9 +68,9 @@ class Progress:
         """since: when the handshake was proven; greets: whether the server speaks first."""
         self.turn = GREETING if greets else PEER
         self.since = self.at = self.opened = since
-        self.said = self.answered = self.asked = self.begun = 0
+        self.said = self.answered = self.asked = self.begun = self.mark = 0
         self.own = self.useful = self.spent = self.idle = self.rtt = 0.0
-        self.mails = self.turns = self.replies = 0
+        self.mails = self.turns = self.trips = self.replies = 0
         self.exact = self.guessed = self.goes_on = self.unreached = False
         self.forgotten_at = 0.0
 
@@ -79,10 +79,16 @@ class Progress:
         """Bytes for each second of its own time: what it makes of its slot."""
         return self.useful / max(self.own, 1e-3)
 
+    @property
+    def way(self) -> float:
+        """Seconds to the peer and back that are free: FADE in all for each mail, since who
+        acknowledges late seems far away."""
+        return max(0.0, min(self.rtt, FADE - self.rtt * self.trips))
+
     def own_by(self, now: float) -> float:
         """Seconds of its own time by now: with those since the last look, if it is its turn."""
         if self.turn == PEER:
-            return self.own + max(0.0, now - max(self.at, self.since + self.rtt))
+            return self.own + max(0.0, now - max(self.at, self.since + self.way))
         return self.own + (now - self.at if self.turn == UNFINISHED else 0.0)
 
     def present(self, now: float) -> float:
@@ -101,8 +107,9 @@ class Progress:
         spoke, heard = said - self.said, answered - self.answered
         if spoke > 0 or heard > 0:
             if self.turn == BOTH and spoke > 0:  # whose turn it is goes to and fro
-                self._own(max(0.0, passed - exchanges * self.rtt))
+                self._own(max(0.0, passed - exchanges * self.way))
                 self.turns += exchanges
+                self.trips += exchanges
             self._spoken(max(0, spoke), max(0, heard), passed, server, now)
         else:
             self._silent(passed, server, now)
@@ -111,7 +118,7 @@ class Progress:
     def _spoken(self, spoke: int, heard: int, passed: float, server: Server, now: float) -> None:
         was = self.turn
         if was == PEER:
-            self._own(min(passed, max(0.0, now - self.since - self.rtt)) / 2)
+            self._own(min(passed, max(0.0, now - self.since - self.way)) / 2)
         elif was == UNFINISHED:
             self._own(passed / 2)
         elif spoke and not heard and was in (SERVER, DOUBT):
@@ -127,13 +134,15 @@ class Progress:
         self.turn, self.since, self.spent = _SPOKEN[spoke > 0, heard > 0], now, 0.0
 
     def _heard(self, heard: int, spoke: int, server: Server, now: float) -> None:
-        delivered, words = (
-            is_mail(self.asked + spoke, heard, server.mail_bytes),
-            self.said - self.begun,
-        )
+        if self.guessed:  # its socket didn't tell that more was to come
+            self.begun = self.mark
+        delivered = is_mail(self.asked + spoke, heard, server.mail_bytes)
+        words = self.said - self.begun
         if not spoke and self.turn in (SERVER, DOUBT, UNFINISHED):
-            server.latency(self.asked).took(now - self.since, now)
+            server.took(self.asked, now - self.since, now)
             server.answered(words, self.opened, self.since)
+        elif self.guessed and not spoke and self.at > self.since:  # only now it has its reply
+            server.filter.took(self.at - self.since, now)
         elif spoke and self.turn != GREETING:  # it has only now finished what it had begun
             server.talk.took(0.0, now)
             if delivered and server.mail.seconds < REPLY_SLACK:  # a mail within one look
@@ -143,17 +152,20 @@ class Progress:
                 words = min(words + spoke // 2, server.mail_bytes - 1)
             server.answered(words, self.opened, now)
         if delivered:
-            self.begun = self.said + spoke
+            self.mark, self.trips = self.said + spoke, 0
             self.mails += not self.guessed
         self.guessed = delivered and spoke > 0
+        if delivered and not spoke:
+            self.begun = self.mark
         self.answered += heard
         self.asked = 0
         self.goes_on = False
         self.turns += 1
+        self.trips += 1
 
     def _silent(self, passed: float, server: Server, now: float) -> None:
         if self.turn == PEER:
-            free = self.since + self.rtt
+            free = self.since + self.way
             self._own(now - max(self.at, free) if now > free else 0.0)
         elif self.turn == UNFINISHED:
             self._own(passed)
@@ -168,7 +180,7 @@ class Progress:
             return
         if self.turn == BOTH:  # then the reply came before the last look
             self.turn = PEER
-            self._own(max(0.0, waited - self.rtt))
+            self._own(max(0.0, waited - self.way))
         elif server.passed_over(self.said - self.begun, self.opened, self.since):
             self.turn = UNFINISHED
             self._own(waited)
@@ -178,20 +190,24 @@ class Progress:
     def told(self, word: Word, server: Server, now: float) -> None:
         """Take what the server's socket knows, which is exact."""
         if word.rtt and not self.rtt:
-            self.own = max(0.0, self.own - word.rtt * self.turns)
+            self.own = max(0.0, self.own - min(word.rtt * self.turns, FADE))
         self.rtt, self.exact = word.rtt, True
         if not server.measured:  # nobody else told
             self.useful += max(0, word.said - self.said)
             self.said, self.answered = word.said, word.answered
         self.unreached = bool(word.by_server and word.unacked)
         since = now - word.ago
+        if word.accepted and word.unacked and not word.answered and self.turn == GREETING:
+            self._set(PEER, self.opened)  # it opened no window: the greeting can't leave
+            return
         if not word.accepted or (not word.answered and self.turn == GREETING):
             return
         if word.unread:
             self._set(SERVER, now)
         elif word.by_server:
             self.mails += self._was_answered(word, server)
-            self._set(PEER, since - word.rtt)  # `ago` is without the way to the peer already
+            self._set(PEER, since - min(word.rtt, FADE))  # `ago` is without that way already
+            self.begun = self.mark if self.guessed else self.begun
             self.asked, self.guessed = 0, False
         elif self.turn not in (DOUBT, UNFINISHED) or since > self.since:
             self._set(SERVER, since)
@@ -213,7 +229,7 @@ class Progress:
             self.spent = 0.0
             if turn == PEER:
                 self.turn, self.since = turn, since
-                self._own(max(0.0, self.at - since - self.rtt))
+                self._own(max(0.0, self.at - since - self.way))
                 return
         self.turn, self.since = turn, since
 

@@ -159,6 +159,13 @@ def deaf(session: Session, _visit: Visit) -> Acts:
     yield from session.vanish(unanswered=True)
 
 
+def far(session: Session, _visit: Visit) -> Acts:
+    """A NOOP each round trip, which it makes as long as it likes, by late acknowledgements."""
+    yield from session.asks(12)
+    while True:
+        yield from session.asks(6)
+
+
 def mailhold(session: Session, _visit: Visit) -> Acts:
     """A mail, then silence."""
     yield from _mail(session, 4000)
@@ -215,12 +222,13 @@ def shifter(session: Session, visit: Visit) -> Acts:
 
 SHAPES: dict[str, Shape] = {
     **{each.__name__: each for each in (hold, silent, noop, drip, slowdata, stall, shut, linger)},
-    **{each.__name__: each for each in (churn, reset, trickle, rcpt, slowdns, deaf)},
+    **{each.__name__: each for each in (churn, reset, trickle, rcpt, slowdns, deaf, far)},
     **{each.__name__: each for each in (mailhold, slowmails)},
     **{each.__name__: each for each in (helobyte, half_hello, buys_noops, buys_mails)},
     **{each.__name__: each for each in (louder, shifter)},
     "quit": quits,
     "mover": hold,
+    "no_window": silent,
 }
 PASSING = frozenset({"churn", "reset"})  # so many sessions a second, whatever becomes of them
 UNGREETED = frozenset({"silent", "half_hello"})  # that don't wait for a greeting
@@ -275,7 +283,8 @@ def _visits(session: Session, visit: Visit, attacked: dict[bytes, float]) -> Try
         elif not (yield from session.slot(attack.waits if greeted else inf)):
             session.abandon()
             return False
-        if attack.port != 465 and attack.kind not in PASSING:
+        session.window = attack.kind != "no_window"
+        if attack.port != 465 and attack.kind not in PASSING and session.window:
             yield from session.greeting(inf)
         yield from SHAPES[attack.kind](session, visit)
         ended = False

@@ -19,6 +19,7 @@ from dpsd.core.numbers import (
     REPLY_FACTOR,
 )
 from dpsd.core.scores import Peer
+from dpsd.core.turn import PEER, SERVER, UNFINISHED, Turn
 from tests.core.transcript import CREDIT_MOST, DEFER, GRACE, PLAIN, Stage, address_key, network
 
 A, B, W = "203.0.113.1", "203.0.113.2", "192.0.2.7"
@@ -176,6 +177,57 @@ def test_who_is_ended_in_doubt_isnt_charged() -> None:
     stage.play(f"4 {A}#1 {HELD}").play(f"5 {A}#1 says=30").until(15)
     assert known(stage).excuse is Excuse.REPLY_DUE
     assert stage.evidence(A) == {}
+
+
+def test_who_held_many_when_some_were_ended_doesnt_hold_few_since() -> None:
+    """Its sessions end one after another, and some of the new ones aren't through yet."""
+    stage = scarce().play(f"4 {A}#1 {HELD}").play(f"5 {A}#1 says=30")
+    session = stage.engine.sessions.get(stage.key(f"{A}#1"))
+    assert session is not None
+    assert session.progress is not None
+    session.progress.turn = UNFINISHED
+    assert stage.engine.judge.excuse(session, stage.now) is Excuse.REPLY_DUE
+    known(stage).held = 10
+    assert stage.engine.judge.excuse(session, stage.now) is None
+    stage.engine.sessions.server.talk.took(10.0, stage.now)  # some do wait for long
+    assert stage.engine.judge.excuse(session, stage.now) is Excuse.REPLY_DUE
+
+
+@pytest.mark.parametrize(("turn", "own", "excuse"), [
+    (SERVER, GRACE, Excuse.MOVING),
+    (SERVER, 3 * GRACE, None),
+    (PEER, GRACE, None),
+])  # fmt: skip
+def test_who_is_ended_in_haste_just_when_it_went_on_isnt_charged(
+    turn: Turn, own: float, excuse: Excuse | None
+) -> None:
+    stage = scarce().play("\n".join(f"4 {A}#{n} {HELD}" for n in range(5)))
+    stage.play(f"5 {A}#1 says=30")
+    session = stage.engine.sessions.get(stage.key(f"{A}#1"))
+    assert session is not None
+    assert session.progress is not None
+    session.progress.turn, session.progress.own = turn, own
+    assert stage.engine.judge.excuse(session, stage.now) is excuse
+
+
+def test_how_many_it_held_is_remembered_as_long_as_its_deferrals() -> None:
+    stage = scarce(rules={"half_life": 300.0})
+    stage.play("\n".join(f"4 {A}#{n} {HELD}" for n in range(5)))
+    peer, judge = known(stage), stage.engine.judge
+    judge._defer(peer, 5.0)
+    peer.sessions.clear()
+    judge._defer(peer, 20.0)
+    assert peer.held == 5
+    judge._defer(peer, 20.0 + 301.0)
+    assert peer.held == 0
+
+
+def test_beside_a_server_that_takes_longer_to_reply_a_moment_costs_little() -> None:
+    stage = hold(scarce(), 1, 4, 8)
+    stage.engine.sessions.server.talk.took(1000.0, stage.now)
+    back = known(stage).deferred_until + 0.5
+    stage.play("\n".join(f"{back} {A}#{n} {HELD}" for n in range(2, 7))).until(back + 6)
+    assert 0 < stage.evidence(A)["crowd"] < COST / 5
 
 
 def test_who_was_never_greeted_is_neither_ended_nor_charged() -> None:

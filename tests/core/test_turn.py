@@ -71,6 +71,39 @@ def test_the_way_to_the_peer_and_back_is_not_its_time() -> None:
     assert far.own_by(4.0) == pytest.approx(before + 0.4)
 
 
+def test_late_acknowledgements_are_free_for_a_few_seconds_only() -> None:
+    """Who acknowledges a second late seems to be as far away, for as long as it likes."""
+    server, progress = Server(measured=True), Progress(0.0, True)
+    progress.look(0, GREETED, server, 0.1)
+    progress.told(word(0.1, True, rtt=1.0), server, 0.1)
+    said, answered, now = 0, GREETED, 0.1
+    for _ in range(10):  # a NOOP each second
+        said, answered, now = said + 6, answered + 9, now + 1.0
+        progress.look(said, answered, server, now)
+    assert progress.own_by(now) > 2.0
+    near = Progress(0.0, True)
+    near.told(word(0.1, True, rtt=0.2), server, 0.1)
+    for number in range(1, 6):
+        near.look(20 * number, GREETED + 30 * number, server, 0.1 + 0.2 * number)
+    assert near.own_by(1.1) < 0.2
+
+
+def test_a_mail_that_was_thought_to_be_over_tells_how_long_mails_take() -> None:
+    """Where the reply to DATA and the mail come within one look, it seems to have its reply."""
+    server = Server(measured=True)
+    after((1, 60, 300), (2, 5000, 330), (9, 5000, 330), (10, 5000, 360), server=server)
+    assert server.filter.seconds > 2.0
+    assert server.mail.seconds == 0.0
+
+
+def test_whoever_opened_no_window_can_not_be_greeted() -> None:
+    """The greeting waits in the server's queue, and it is the peer's doing."""
+    shut = after((1, 0, 0), (5, 0, 0))
+    shut.told(word(5.0, False, answered=0, said=0, unacked=45), Server(measured=True), 5.0)
+    assert (shut.turn, shut.since) == (PEER, 0.0)
+    assert shut.own_by(5.0) == pytest.approx(5.0)
+
+
 def test_one_that_speaks_first_is_owed_nothing_before() -> None:
     """Row B13: on a port for implicit TLS the server waits for the peer's first word."""
     silent = after((1, 0, 0), (5, 0, 0), greets=False)
@@ -185,6 +218,27 @@ def test_a_mail_that_is_answered_and_goes_on_counts_once() -> None:
     assert sent.mails == 1
     sent.told(word(0.1, False), Server(), 3.0)  # it wasn't at its end
     assert (sent.mails, sent.guessed) == (0, False)
+
+
+def test_a_mail_that_wasnt_at_its_end_is_no_new_beginning() -> None:
+    """Else whoever is answered a word, meanwhile, would tell that this one isn't finished."""
+    server = Server(measured=True)
+    sent = after((1, 60, 300), (2, 5000, 330), server=server)
+    sent.told(word(0.1, False), server, 2.0)
+    for number in range(OTHERS):
+        server.answered(20, 5.0 + number, 6.0 + number)
+    sent.look(5000, 330, server, 60.0)
+    assert (sent.turn, sent.begun) == (DOUBT, 0)
+    sent.look(5000, 360, server, 61.0)
+    assert (sent.mails, sent.begun) == (1, 5000)
+
+
+def test_a_mail_that_was_at_its_end_is_one() -> None:
+    told = after((1, 60, 300), (2, 5000, 330))
+    told.told(word(0.1, True), Server(), 2.0)
+    assert (told.mails, told.begun) == (1, 5000)
+    untold = after((1, 60, 300), (2, 5000, 330), (3, 5020, 330), (4, 5020, 360))
+    assert (untold.mails, untold.begun) == (1, 5020)
 
 
 def test_a_tls_handshake_is_no_mail() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.daemon.conftest import Make
-from tests.daemon.live import CONTROL, MAIL, MailHost, ended, eventually, listed, said
+from tests.daemon.live import CONTROL, MAIL, MailHost, Nft, ended, eventually, listed, said
 from tests.lab.dpsd import Dpsd
 
 QUICK: dict[str, Any] = {
@@ -224,6 +224,30 @@ def test_who_never_finishes_its_mails(make: Make, host: MailHost) -> None:
         assert all(map(ended, held))
     assert not failures
     assert not verdict(daemon, "block", known)
+
+
+def test_whoever_opens_no_window_is_ended_though_nobody_could_greet_it(
+    make: Make, host: MailHost
+) -> None:
+    """Its segments all tell a window of 0: to conntrack the server says nothing in its sessions."""
+    daemon, deaf = make(**STALLS), "10.99.176.3"
+    world = Nft(host.net.world)
+    world("""
+        table ip deaf {
+            chain out {
+                type filter hook output priority mangle
+                ip saddr 10.99.176.3 tcp dport 25 tcp window set 0
+            }
+        }
+    """)
+    try:
+        daemon.start()
+        held = [host.hold(host.start(deaf)) for _ in range(11)]
+        assert eventually(lambda: all(map(host.server.has, held)))
+        assert not any(said(client, 0) for client in held)
+        assert all(ended(client, 20) for client in held[:6])  # down to half of the slots
+    finally:
+        world("delete table ip deaf")
 
 
 def test_crash_right_after_a_verdict(make: Make, host: MailHost) -> None:

@@ -22,6 +22,7 @@ TICK, TICK_HURRY = 0.25, 0.25 / 3  # seconds, of the daemon; the other while slo
 DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.1
 ASKED_AFTER = 0.005  # seconds from a tick until the sockets of the doomed are asked
 ENDED_AFTER = 0.05  # seconds until what is to be ended is
+SLOWEST = 2.0  # seconds to a peer and back that are taken off, as by sockdiag/words.py
 
 
 class Daemon:
@@ -90,13 +91,13 @@ class Daemon:
             row, rtt = session.row, session.peer.rtt
             way = session.lost or world.now - row.answered_at < rtt
             words[key] = Word(
-                ago=max(0.0, world.now - row.spoke - (rtt if row.by_server else 0.0)),
+                ago=max(0.0, world.now - row.spoke - (min(rtt, SLOWEST) if row.by_server else 0.0)),
                 by_server=row.by_server,
                 said=row.words[0],
                 answered=row.words[1],
                 rtt=rtt,
                 unread=row.words[0] if session.waits else 0,
-                unacked=row.answer if way else 0,
+                unacked=row.answer if way else int(not session.window),
                 accepted=not session.waits,
             )
         return words

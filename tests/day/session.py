@@ -50,6 +50,7 @@ class Session:
         self.task: Task | None = None  # that acts it
         self.waits = False
         self.lost = False  # its network is gone
+        self.window = True  # whether the server's words can leave
         self.mail_is = ""  # "begun": the server waits for its end; "said": it takes it
         self.ready_at = 0.0  # when the server has its answer
         self.knocks = False  # connects only to close: it waits for no greeting
