@@ -75,8 +75,8 @@ RULES: dict[Kind, Rule] = {
         f"`evidence.crowd_cost` (35) times the stress; times {FEW_LATER:g} if its peer holds few"
         f" sessions, or {FEW_AT_ONCE:g} if that came back at once, of which half where no socket"
         f" told; else less if it had less than twice `stress.grace` (0.6 s) of its own, and for all"
-        f" that are ended before it comes back no more than for one, or for {WHO_DELIVERED:g} of it"
-        " if that ever delivered mail",
+        f" that are ended before it comes back no more than for one (for as many as times in a row,"
+        f" if it held more), or for {WHO_DELIVERED:g} of it if that ever delivered mail",
         {"": "{were} ended to make room"},
         (
             *(Excuse.UNCOUNTED, Excuse.NEVER_SERVED, Excuse.REPLY_DUE, Excuse.DELIVERED),

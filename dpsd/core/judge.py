@@ -129,24 +129,26 @@ class Judge:
 
     def _may_be_due(self, session: Session, progress: Progress, now: float) -> bool:
         """Whether the server may owe a reply to one that waits for longer than others."""
-        if self._is_filtered(progress, now):
+        if self._is_slow(progress, now):
             return True
-        may_wait = progress.turn == DOUBT or self._may_wait(session.peer, progress)
+        may_wait = progress.turn == DOUBT or self._holds_few(session.peer, progress)
         return may_wait and not self._begins_again(session, progress)
 
-    def _is_filtered(self, progress: Progress, now: float) -> bool:
-        """Whether its mail may still go through a content filter."""
-        server = self._sessions.server
-        is_mail = server.latency(progress.asked) is server.mail
-        return is_mail and now - progress.since <= server.filter.limit
+    def _holds_few(self, peer: Peer, progress: Progress) -> bool:
+        """Whether a peer holds few sessions; who held more when some were ended lately doesn't, but
+        with commands, whose replies vary more, unless it has half as many again."""
+        few, server = self._policy.few, self._sessions.server
+        if peer.held <= few:
+            return peer.open <= few
+        return server.latency(progress.asked) is server.talk and peer.open <= few // 2
 
-    def _may_wait(self, peer: Peer, progress: Progress) -> bool:
-        """Whether a peer holds few sessions: its reply may be late though others have theirs. Who
-        held many lately doesn't hold few, unless the server takes long with some commands."""
+    def _is_slow(self, progress: Progress, now: float) -> bool:
+        """Whether the server is so slow that others' replies tell nothing: some commands take long,
+        or the mail may still go through a content filter."""
         server = self._sessions.server
-        is_mail = server.latency(progress.asked) is server.mail
-        slow = not is_mail and server.talk.seconds > 2.0 * self._policy.grace
-        return (peer.open if slow else max(peer.open, peer.held)) <= self._policy.few
+        if server.latency(progress.asked) is server.mail:
+            return now - progress.since <= server.filter.limit
+        return server.talk.seconds > 2.0 * self._policy.grace
 
     def _begins_again(self, session: Session, progress: Progress) -> bool:
         """Whether a peer with several sessions came back with another that it doesn't finish, while
@@ -189,7 +191,7 @@ class Judge:
             else:  # who was ended in haste may have been about to go on
                 haste = max(2.0 * self._policy.grace, self._sessions.server.talk.seconds)
                 cost *= min(1.0, own / haste)
-                most *= WHO_DELIVERED if peer.mailed_at > -inf else 1.0
+                most *= WHO_DELIVERED if peer.mailed_at > -inf else peer.deferrals
             cost = max(0.0, min(cost, most - peer.charged))
             peer.charged += cost
             seen = Seen(session.port, own, peer.open, 0.0, self._stress.level)

@@ -93,14 +93,14 @@ def test_who_came_back_and_got_somewhere_pays_less() -> None:
     assert stage.evidence(A) == {"crowd": pytest.approx(COST * FEW_LATER / REPLY_FACTOR)}
 
 
-def test_who_holds_many_pays_once_for_those_that_are_ended_together() -> None:
-    """However many there are: nobody is listed at once."""
+def test_who_holds_many_pays_for_two_of_those_that_are_ended_together_the_second_time() -> None:
+    """However many there are; the first time for one: nobody is listed at once."""
     stage = hold(scarce(), 1, 4, 8)
     back = known(stage).deferred_until + 0.5
     stage.play("\n".join(f"{back} {A}#{n} {HELD}" for n in range(2, 7))).until(back + 6)
     (each,) = known(stage).evidence.values()
     assert each.kind is Kind.CROWD
-    assert each.cost == pytest.approx(COST)
+    assert each.cost == pytest.approx(2 * COST)
     assert each.longest >= GRACE / 2
     assert each.most == 5
 
@@ -181,13 +181,19 @@ def test_who_is_ended_in_doubt_isnt_charged() -> None:
 
 def test_who_held_many_when_some_were_ended_doesnt_hold_few_since() -> None:
     """Its sessions end one after another, and some of the new ones aren't through yet."""
-    stage = scarce().play(f"4 {A}#1 {HELD}").play(f"5 {A}#1 says=30")
+    stage = scarce(rules={"few_share": 0.4})
+    stage.play(f"4 {A}#1 {HELD}").play(f"5 {A}#1 says=30")
     session = stage.engine.sessions.get(stage.key(f"{A}#1"))
     assert session is not None
     assert session.progress is not None
-    session.progress.turn = UNFINISHED
+    session.progress.turn, session.progress.since = UNFINISHED, stage.now - 10
     assert stage.engine.judge.excuse(session, stage.now) is Excuse.REPLY_DUE
     known(stage).held = 10
+    assert stage.engine.judge.excuse(session, stage.now) is Excuse.REPLY_DUE  # one is very few
+    session.progress.asked = 5000  # of a mail
+    assert stage.engine.judge.excuse(session, stage.now) is None
+    session.progress.asked = 30
+    stage.play("\n".join(f"5 {A}#{n} {HELD}" for n in range(2, 7)))
     assert stage.engine.judge.excuse(session, stage.now) is None
     stage.engine.sessions.server.talk.took(10.0, stage.now)  # some do wait for long
     assert stage.engine.judge.excuse(session, stage.now) is Excuse.REPLY_DUE
