@@ -183,16 +183,7 @@ class Judge:
         returned = self._came_back(session)
         self._defer(peer, now)
         if excuse is None and session.progress is not None:
-            cost = most = self._policy.crowd_cost * self._stress.level
-            if peer.held <= self._policy.few:
-                cost = most = most * (FEW_AT_ONCE if returned else FEW_LATER)
-                if not session.progress.exact:  # nobody but the counters says that it was its turn
-                    cost = most = most / REPLY_FACTOR
-            else:  # who was ended in haste may have been about to go on
-                haste = max(2.0 * self._policy.grace, self._sessions.server.talk.seconds)
-                cost *= min(1.0, own / haste)
-                most *= WHO_DELIVERED if peer.mailed_at > -inf else peer.deferrals
-            cost = max(0.0, min(cost, most - peer.charged))
+            cost = self._crowd_cost(peer, session.progress, own, returned)
             peer.charged += cost
             seen = Seen(session.port, own, peer.open, 0.0, self._stress.level)
             came = self._stress.began_at - self._policy.defer_for if session.progress.exact else inf
@@ -202,6 +193,24 @@ class Judge:
                 peer.excuse = Excuse.FIRST
                 self._charge_prefix(peer, cost, guilty, now)
         return peer.deferred_until - now
+
+    def _crowd_cost(self, peer: Peer, progress: Progress, own: float, returned: bool) -> float:
+        """What one of the sessions of a peer that are ended together costs it; returned: whether it
+        came back at once."""
+        cost = most = self._policy.crowd_cost * self._stress.level
+        if peer.held <= self._policy.few:
+            cost = most = most * (FEW_AT_ONCE if returned else FEW_LATER)
+            if not progress.exact:  # nobody but the counters says that it was its turn
+                cost = most = most / REPLY_FACTOR
+        else:  # who was ended in haste may have been about to go on
+            slow = self._sessions.server.talk.seconds * (1.0 if progress.exact else REPLY_FACTOR)
+            haste = max(2.0 * self._policy.grace, slow)
+            cost *= min(1.0, own / haste)
+            if peer.mailed_at > -inf:
+                most *= WHO_DELIVERED
+            elif own >= haste:
+                most *= peer.deferrals
+        return max(0.0, min(cost, most - peer.charged))
 
     def _came_back(self, session: Session) -> bool:
         """Whether its peer came back at once for no more than small talk."""

@@ -19,7 +19,7 @@ from dpsd.core.numbers import (
     REPLY_FACTOR,
 )
 from dpsd.core.scores import Peer
-from dpsd.core.turn import PEER, SERVER, UNFINISHED, Turn
+from dpsd.core.turn import PEER, SERVER, UNFINISHED, Progress, Turn
 from tests.core.transcript import CREDIT_MOST, DEFER, GRACE, PLAIN, Stage, address_key, network
 
 A, B, W = "203.0.113.1", "203.0.113.2", "192.0.2.7"
@@ -93,16 +93,28 @@ def test_who_came_back_and_got_somewhere_pays_less() -> None:
     assert stage.evidence(A) == {"crowd": pytest.approx(COST * FEW_LATER / REPLY_FACTOR)}
 
 
-def test_who_holds_many_pays_for_two_of_those_that_are_ended_together_the_second_time() -> None:
-    """However many there are; the first time for one: nobody is listed at once."""
+def test_who_holds_many_pays_once_for_those_that_are_ended_together() -> None:
+    """However many there are: nobody is listed at once."""
     stage = hold(scarce(), 1, 4, 8)
     back = known(stage).deferred_until + 0.5
     stage.play("\n".join(f"{back} {A}#{n} {HELD}" for n in range(2, 7))).until(back + 6)
     (each,) = known(stage).evidence.values()
     assert each.kind is Kind.CROWD
-    assert each.cost == pytest.approx(2 * COST)
+    assert each.cost == pytest.approx(COST)
     assert each.longest >= GRACE / 2
     assert each.most == 5
+
+
+def test_who_holds_many_again_that_had_their_time_pays_for_more_of_them() -> None:
+    stage = scarce()
+    peer, judge = stage.engine.scores.peer(address_key(A), stage.now), stage.engine.judge
+    peer.held, peer.deferrals, peer.charged = 5, 2, COST
+    progress = Progress(0.0, True)
+    progress.exact = True
+    assert judge._crowd_cost(peer, progress, GRACE, False) == 0.0
+    assert judge._crowd_cost(peer, progress, 3 * GRACE, False) == pytest.approx(COST)
+    peer.charged = 2 * COST
+    assert judge._crowd_cost(peer, progress, 3 * GRACE, False) == 0.0
 
 
 def test_who_is_ended_again_and_again_is_listed() -> None:
