@@ -28,7 +28,7 @@ class Excuse(StrEnum):
     DELIVERED = "it had delivered mail, and waited for the next"
     REPLY_DUE = "the server may have owed it a reply"
     UNREACHED = "the server's words hadn't reached it yet"
-    MOVING = "it had only just gone on"
+    MOVING = "it had just gone on, and the server was slow"
     CREDIT = "mail that its peer delivered lately paid for it"
     MAILED = "its peer delivered mail in the last minutes"
     UNCOUNTED = "conntrack counts no bytes, so nobody knows what was of use"

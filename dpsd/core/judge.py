@@ -117,11 +117,11 @@ class Judge:
         if progress is None or progress.turn == GREETING:
             return Excuse.NEVER_SERVED
         waits = progress.turn in (DOUBT, UNFINISHED)
-        in_haste = progress.own <= 2.0 * self._policy.grace
+        spared = progress.own <= 2.0 * self._policy.grace < self._sessions.server.talk.seconds
         excuses = {
             Excuse.REPLY_DUE: waits and self._may_be_due(session, progress, now),
             Excuse.DELIVERED: bool(progress.mails) and not waits,
-            Excuse.MOVING: progress.turn == SERVER and in_haste,
+            Excuse.MOVING: progress.turn == SERVER and spared,
             Excuse.UNREACHED: progress.unreached and has_few,
             Excuse.UNCOUNTED: not self._sessions.measured,
         }

@@ -47,15 +47,16 @@ class Progress:
     """What looks told of one open session; times are the engine's, bytes are without headers.
 
     opened, since: when the session and when the turn began; at: the last look. said, answered:
-    bytes of both sides; asked: of the peer's since the last reply. own: seconds of the peer's own
-    turns, and useful: bytes it said, both fading with own time; spent: seconds of the present turn
-    among them. idle: seconds of its own for which it said nothing, or too little
+    bytes of both sides; asked: of the peer's since the last reply. own: seconds of the peer's
+    own turns, and useful: bytes it said, both fading with own time; spent: seconds of the
+    present turn among them. idle: seconds of its own for which it said nothing, or too little
     (evidence.useful_rate). mails: how many it delivered, guessed: whether that was counted last
-    though more may be to come; goes_on: whether it went on before it was answered, so that no reply
-    can be due yet; turns: replies that it got; replies: packets of the server. rtt: seconds to the
-    peer and back, 0 while unknown; unreached: whether the peer hasn't got the server's last words
-    yet; exact: whether the server's socket told; forgotten_at: when the kernel will forget the
-    session if it stays silent (without counters).
+    though more may be to come, mark: where such a mail ended, begun: where the last one did;
+    goes_on: whether it went on before it was answered, so that no reply can be due yet; turns:
+    replies that it got, trips: those since the last mail; replies: packets of the server. rtt:
+    seconds to the peer and back, 0 while unknown; unreached: whether the peer hasn't got the
+    server's last words yet; exact: whether the server's socket told; forgotten_at: when the
+    kernel will forget the session if it stays silent (without counters).
     """
 
     __slots__ = (

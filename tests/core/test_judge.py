@@ -216,7 +216,7 @@ def test_who_held_many_when_some_were_ended_doesnt_hold_few_since() -> None:
     (SERVER, 3 * GRACE, None),
     (PEER, GRACE, None),
 ])  # fmt: skip
-def test_who_is_ended_in_haste_just_when_it_went_on_isnt_charged(
+def test_who_is_ended_in_haste_just_when_it_went_on_isnt_charged_if_the_server_is_slow(
     turn: Turn, own: float, excuse: Excuse | None
 ) -> None:
     stage = scarce().play("\n".join(f"4 {A}#{n} {HELD}" for n in range(5)))
@@ -225,6 +225,8 @@ def test_who_is_ended_in_haste_just_when_it_went_on_isnt_charged(
     assert session is not None
     assert session.progress is not None
     session.progress.turn, session.progress.own = turn, own
+    assert stage.engine.judge.excuse(session, stage.now) is None
+    stage.engine.sessions.server.talk.took(10.0, stage.now)
     assert stage.engine.judge.excuse(session, stage.now) is excuse
 
 
