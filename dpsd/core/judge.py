@@ -146,9 +146,11 @@ class Judge:
         """Whether the server is so slow that others' replies tell nothing: some commands take long,
         or the mail may still go through a content filter."""
         server = self._sessions.server
-        if server.latency(progress.asked) is server.mail:
-            return now - progress.since <= server.filter.limit
-        return server.talk.seconds > 2.0 * self._policy.grace
+        is_mail = server.latency(progress.asked) is server.mail
+        replies = server.filter if is_mail else server.talk
+        if replies.seconds <= 2.0 * self._policy.grace:
+            return False
+        return not is_mail or now - progress.since <= replies.limit
 
     def _begins_again(self, session: Session, progress: Progress) -> bool:
         """Whether a peer with several sessions came back with another that it doesn't finish, while
