@@ -69,7 +69,8 @@ class Auction:
         self._priced_at = 0.0
         self._payers = 0  # sessions past their grace that pay it, as the last looks told
         self._counting = 0
-        self._short_at, self._few, self._grace = 0.8, 1, 0.6  # policy.stress_at, few, grace
+        self._short_at, self._few = 0.8, 1  # policy.stress_at, few
+        self._grace, self._ample = 0.6, 1.2  # policy.grace, ample
         self._looks: dict[Scope, Look] = defaultdict(Look)
         self._serial = 0
         self._looked_at: set[Scope] = set()  # while payers are counted
@@ -83,8 +84,8 @@ class Auction:
             seconds, why = self._grace / max(0.05, scarce), "slots begin to run short"
         if session.progress is not None and not session.progress.exact:
             seconds, why = seconds * REPLY_FACTOR, f"{why}; no socket tells whose turn it is"
-        if self._has_returned(session) and seconds > 2.0 * self._grace:
-            return Grace(2.0 * self._grace, "its peer came back after one of no use was ended")
+        if self._has_returned(session) and seconds > self._ample:
+            return Grace(self._ample, "its peer came back after one of no use was ended")
         return Grace(seconds, why)
 
     def overdue(self, session: Session, now: float) -> float | None:
@@ -141,7 +142,7 @@ class Auction:
         """As the demand is now. taken: sessions that keep a slot or wait for one; silent: whether
         the server answers nobody: then the price doesn't rise for it."""
         self.demand, self._short_at = taken / pool.slots, policy.stress_at
-        self._few, self._grace = policy.few, policy.grace
+        self._few, self._grace, self._ample = policy.few, policy.grace, policy.ample
         passed, self._priced_at = min(1.0, now - self._priced_at), now
         payers = max(self._payers, self._counting)
         if self.demand > 1.0 and payers > SPARED * pool.slots and not silent:

@@ -80,14 +80,8 @@ RULES: dict[Kind, Rule] = {
         {"": "{were} ended to make room"},
         (
             *(Excuse.UNCOUNTED, Excuse.NEVER_SERVED, Excuse.REPLY_DUE, Excuse.DELIVERED),
-            *(
-                Excuse.UNREACHED,
-                Excuse.MOVING,
-                Excuse.CREDIT,
-                Excuse.MAILED,
-                Excuse.FIRST,
-                Excuse.LISTED,
-            ),
+            *(Excuse.UNREACHED, Excuse.MOVING, Excuse.CREDIT, Excuse.MAILED),
+            *(Excuse.FIRST, Excuse.LISTED),
         ),
     ),
     Kind.CHURN: Rule(

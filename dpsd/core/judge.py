@@ -117,11 +117,11 @@ class Judge:
         if progress is None or progress.turn == GREETING:
             return Excuse.NEVER_SERVED
         waits = progress.turn in (DOUBT, UNFINISHED)
-        spared = progress.own <= 2.0 * self._policy.grace < self._sessions.server.talk.seconds
+        in_haste = progress.own <= self._policy.ample < self._sessions.server.talk.seconds
         excuses = {
             Excuse.REPLY_DUE: waits and self._may_be_due(session, progress, now),
             Excuse.DELIVERED: bool(progress.mails) and not waits,
-            Excuse.MOVING: progress.turn == SERVER and spared,
+            Excuse.MOVING: progress.turn == SERVER and in_haste,
             Excuse.UNREACHED: progress.unreached and has_few,
             Excuse.UNCOUNTED: not self._sessions.measured,
         }
@@ -148,7 +148,7 @@ class Judge:
         server = self._sessions.server
         is_mail = server.latency(progress.asked) is server.mail
         replies = server.filter if is_mail else server.talk
-        if replies.seconds <= 2.0 * self._policy.grace:
+        if replies.seconds <= self._policy.ample:
             return False
         return not is_mail or now - progress.since <= replies.limit
 
@@ -206,7 +206,7 @@ class Judge:
                 cost = most = most / REPLY_FACTOR
         else:  # who was ended in haste may have been about to go on
             slow = self._sessions.server.talk.seconds * (1.0 if progress.exact else REPLY_FACTOR)
-            haste = max(2.0 * self._policy.grace, slow)
+            haste = max(self._policy.ample, slow)
             cost *= min(1.0, own / haste)
             if peer.mailed_at > -inf:
                 most *= WHO_DELIVERED

@@ -92,6 +92,12 @@ class Policy:
         may be its network's, and many such peers may be one attacker."""
         return max(1, int(min(pool.slots for pool in self.pools) * self.few_share))
 
+    @property
+    def ample(self) -> float:
+        """Seconds of its own time after which nobody was ended in haste; a server that takes longer
+        for its replies is slow."""
+        return 2.0 * self.grace
+
     def flood(self, opened: float) -> float:
         """From 0 to 1: how much of a flood so many new sessions a second from everybody are."""
         full, mild = self.churn_flood, self.churn_mild

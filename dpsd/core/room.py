@@ -89,14 +89,15 @@ class Room:
         return [session.key for session in doomed]
 
     def _late(self, pool: Pool, now: float) -> list[Session]:
-        """Sessions whose greeting is late, MOST of the oldest: their sockets tell whether it finds
-        no window."""
+        """Sessions whose greeting is late, of MOST of the oldest: their sockets tell whether it
+        finds no window. Who speaks first, or was found out, has a bid instead."""
         late = 2.0 * self._sessions.server.talk.limit
         return [
             session
             for session in islice(self._sessions.ungreeted, MOST)
             if now - session.since > late
             and (not pool.ports or session.port in pool.ports)
+            and (session.progress is None or session.progress.turn == GREETING)
             and not (session.doomed or self._owners.is_spared(session))
         ]
 

@@ -3,7 +3,6 @@
 They are kept by the batch, so that no dict grows large (see shards.py), and each knows its own.
 """
 
-from collections import deque
 from collections.abc import Iterator
 
 from dpsd.core.events import Key
@@ -16,14 +15,13 @@ class Ungreeted:
     """A session is here while its `waits` is set."""
 
     def __init__(self) -> None:
-        self._batches: deque[dict[Key, Session]] = deque([{}])
+        self._batches: list[dict[Key, Session]] = [{}]
         self._room = BATCH  # of the newest
 
     def add(self, session: Session) -> None:
         """One that began after all others."""
         if not self._room:
-            self._batches = deque(filter(None, self._batches))
-            self._batches.append({})
+            self._batches = [*filter(None, self._batches), {}]
             self._room = BATCH
         self._room -= 1
         session.waits = self._batches[-1]

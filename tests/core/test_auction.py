@@ -473,3 +473,13 @@ def test_a_peers_share_is_told_in_who_was_ended() -> None:
         stage.play(f"0 10.7.0.{n} {HELD} says=60")
     stage.until(4)
     assert Counter(peers(stage.ended)) == {A: 1}
+
+
+def test_who_never_speaks_on_a_port_for_tls_is_ended_once() -> None:
+    """It has a bid, and nobody greeted it: one reason is enough."""
+    stage = Stage({"slots": 10, "block_at": 1e6}, dumps=1)
+    held = (f"203.0.113.1#{n}@465" for n in range(13))
+    stage.play("\n".join(f"0 {each} SYN_RECV ESTABLISHED unanswered" for each in held)).until(8)
+    assert stage.ended
+    assert len(stage.ended) == len(set(stage.ended))
+    assert len(stage.doomed) == len(set(stage.doomed))

@@ -89,8 +89,8 @@ def test_who_passes_over_got_as_far(what: str, theirs: int, mine: int, passed_ov
 def test_a_first_word_that_isnt_finished_is_told_by_whoever_asks_later() -> None:
     server = Server()
     passed(server, OTHERS, 300, 1.0, 7.0)
-    assert server.passed_over(32, 5.0, 5.5)
-    assert not server.passed_over(33, 5.0, 5.5)
+    assert server.passed_over(int(server.useful_rate), 5.0, 5.5)
+    assert not server.passed_over(int(server.useful_rate) + 1, 5.0, 5.5)
 
 
 def test_mails_have_a_latency_of_their_own() -> None:

@@ -13,6 +13,7 @@ from dpsd.core.dumps import Scope
 from dpsd.core.engine import Engine
 from dpsd.core.events import Event, Key, State, Word
 from dpsd.core.sentences import Verdict
+from dpsd.kernel.sockdiag.words import SLOWEST
 
 if TYPE_CHECKING:
     from tests.day.session import Session
@@ -22,7 +23,6 @@ TICK, TICK_HURRY = 0.25, 0.25 / 3  # seconds, of the daemon; the other while slo
 DUMP_EVERY, DUMP_EVERY_HURRY = 5.0, 0.1
 ASKED_AFTER = 0.005  # seconds from a tick until the sockets of the doomed are asked
 ENDED_AFTER = 0.05  # seconds until what is to be ended is
-SLOWEST = 2.0  # seconds to a peer and back that are taken off, as by sockdiag/words.py
 
 
 class Daemon:

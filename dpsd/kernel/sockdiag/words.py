@@ -9,7 +9,7 @@ from dpsd.kernel.ctnetlink import ATTRIBUTE
 from dpsd.kernel.sockdiag import wire
 from dpsd.kernel.sockdiag.wire import Session
 
-_SLOWEST = 2.0  # seconds to a peer and back; it can make them more by late acknowledgements
+SLOWEST = 2.0  # seconds to a peer and back; it can make them more by late acknowledgements
 _INFO = 2  # INET_DIAG_INFO
 _WITH_INFO = 1 << (_INFO - 1)
 _STATE_AT, _ATTRIBUTES_AT = 1, 72
@@ -63,7 +63,7 @@ class _Reader:
         # acknowledgement then, and not its data, the last data was the server's.
         later = sent_at < heard_at or (sent_at == heard_at and acked_at < heard_at)
         by_server = answered > 0 and (later or not said)
-        delay = min(rtt / 1e6, _SLOWEST)
+        delay = min(rtt / 1e6, SLOWEST)
         ago = max(0.0, sent_at / 1e3 - delay) if by_server else heard_at / 1e3
         return Word(ago, by_server, said, answered, rtt / 1e6, unread, unacked, inode != 0)
 
